@@ -1,0 +1,97 @@
+"""Directories as blobs: a manifest names the files, each of which is a blob of its own."""
+
+import asyncio
+import hashlib
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.common.blobs import Blobs
+from services.common.manifest import FileEntry, Manifest
+
+_HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+"""What a hub model is made of; weights that could hold code are never taken."""
+
+
+@dataclass(frozen=True)
+class StoredDirectory:
+    """A directory that is in the blob store. `size_bytes` counts its files."""
+
+    manifest_digest: str
+    size_bytes: int
+
+
+class Directories:
+    """Stores directories, and lays them out again, for good or in a cache.
+
+    What is fetched is verified by its sha256 and appears whole: a path that exists is complete.
+    """
+
+    def __init__(self, blobs: Blobs, cache_dir: Path) -> None:
+        self._blobs = blobs
+        self._cache_dir = cache_dir
+
+    async def store(self, directory: Path, meta: Mapping[str, str]) -> StoredDirectory:
+        """Stores every file and a manifest of them; the same content gives the same digest."""
+        paths = await asyncio.to_thread(_files, directory)
+        entries = [await self._store_file(directory, path) for path in paths]
+        blob = await self._blobs.put(Manifest(tuple(entries), dict(meta)).to_bytes())
+        return StoredDirectory(blob.digest, sum(entry.size_bytes for entry in entries))
+
+    async def fetch(self, manifest_digest: str, to: Path) -> Path:
+        """Lays the files of a manifest into `to`, which must not exist yet."""
+        manifest = Manifest.parse(await self._blobs.read(manifest_digest))
+        aside = to.with_name(f"{to.name}.partial")
+        shutil.rmtree(aside, ignore_errors=True)
+        for entry in manifest.files:
+            target = aside / entry.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            await self._blobs.fetch(entry.sha256, target)
+        aside.rename(to)
+        return to
+
+    async def cached(self, manifest_digest: str) -> Path:
+        """The directory of a manifest, in the cache."""
+        path = self._cache_dir / "directories" / manifest_digest
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            await self.fetch(manifest_digest, path)
+        return path
+
+    async def cached_file(self, digest: str, suffix: str) -> Path:
+        """One blob as a file of the cache, its name ending with `suffix`."""
+        path = self._cache_dir / "files" / f"{digest}{suffix}"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            await self._blobs.fetch(digest, path)
+        return path
+
+    async def cached_hub_model(self, repository: str, revision: str) -> Path:
+        """A hub model's files at one commit, in the cache. Needs the `[node]` extra."""
+        return await asyncio.to_thread(self._download, repository, revision)
+
+    async def _store_file(self, directory: Path, path: Path) -> FileEntry:
+        blob = await self._blobs.put_file(path)
+        return FileEntry(path.relative_to(directory).as_posix(), blob.size_bytes, blob.digest)
+
+    def _download(self, repository: str, revision: str) -> Path:
+        from huggingface_hub import snapshot_download  # not installed with the control planes
+
+        return Path(
+            snapshot_download(
+                repository,
+                revision=revision,
+                cache_dir=self._cache_dir / "hub",
+                allow_patterns=list(_HUB_FILES),
+            )
+        )
+
+
+def _files(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.rglob("*") if path.is_file())
+
+
+def hub_digest(repository: str, revision: str) -> str:
+    """The digest that stands for a hub model: of its name, for the revision fixes its files."""
+    return hashlib.sha256(f"{repository}@{revision}".encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Real servers and a settable clock for the tests of any service."""

@@ -1,0 +1,26 @@
+"""`python -m services.inference.worker BASE_MODEL_DIRECTORY THREADS`."""
+
+import os
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    directory, threads = Path(sys.argv[1]), int(sys.argv[2])
+    answers = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library's print is no answer
+    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+
+    import torch
+
+    from services.inference.worker.loop import Worker
+    from services.inference.worker.model import ResidentModel
+
+    torch.set_num_threads(threads)
+    # A reader of its own: a thread that blocks in sys.stdin breaks the interpreter's exit.
+    with os.fdopen(answers, "wb") as pipe, os.fdopen(os.dup(sys.stdin.fileno()), "rb") as requests:
+        Worker(ResidentModel(directory), pipe).serve(requests)
+
+
+if __name__ == "__main__":
+    main()
