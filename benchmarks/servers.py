@@ -1,0 +1,41 @@
+"""What is measured: the real platform, and a bare server beside it."""
+
+import asyncio
+import sys
+import tempfile
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import grpc
+import grpc.aio
+
+from anneal import Platform
+from services.common.channels import open_channel
+
+
+@contextmanager
+def platform() -> Generator[Platform]:
+    """Every service as its own process, in a temporary directory, on free ports."""
+    with (
+        tempfile.TemporaryDirectory(prefix="anneal-bench-") as directory,
+        Platform(Path(directory), ephemeral=True) as running,
+    ):
+        yield running
+
+
+@asynccontextmanager
+async def bare_channel() -> AsyncGenerator[grpc.aio.Channel]:
+    """A channel to a bare server in a process of its own."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "benchmarks.bare_server", stdout=asyncio.subprocess.PIPE
+    )
+    if process.stdout is None:
+        raise RuntimeError("the bare server was started without a pipe")
+    try:
+        port = int(await process.stdout.readline())
+        async with open_channel(f"127.0.0.1:{port}") as channel:
+            yield channel
+    finally:
+        process.terminate()
+        await process.wait()
