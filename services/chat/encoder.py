@@ -1,0 +1,198 @@
+"""Turns conversations into what a model reads: token ids, and which of them carry loss."""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self, cast
+
+from tokenizers import Tokenizer
+
+from services.chat.conversation import Conversation, Message, Role
+from services.chat.errors import (
+    ChatError,
+    NoLabeledTokens,
+    TemplateUnsupported,
+    TokenizerFilesMissing,
+)
+from services.chat.mask import TokenizedText, label_turns, turns_by_difference, turns_from_tags
+from services.chat.template import ChatTemplate, Rendering, Span
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedExample:
+    """A training example: `labeled[i]` says whether the loss covers `token_ids[i]`.
+
+    `truncated` tells that the conversation was longer and its end was cut off.
+    """
+
+    token_ids: list[int]
+    labeled: list[bool]
+    truncated: bool
+
+
+class ChatEncoder:
+    """A model's tokenizer and chat template. Immutable; safe to share between threads."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, template: ChatTemplate, declared_eos: frozenset[int]
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._template = template
+        special = (i for i, t in tokenizer.get_added_tokens_decoder().items() if t.special)
+        self._control_ids = declared_eos | frozenset(special)
+        self.eos_token_ids = declared_eos | self._turn_end()
+        """Ids at which generation stops: those the model declares and the one that its template
+        ends an assistant's turn with."""
+
+    @classmethod
+    def load(cls, directory: Path, now: Callable[[], datetime] | None = None) -> Self:
+        """Reads tokenizer.json, tokenizer_config.json and the chat template of a model directory.
+
+        `now` is what a template's `strftime_now` tells. By default it is one fixed date, so that
+        the same data gives the same tokens on every day.
+
+        Raises TokenizerFilesMissing and TemplateUnsupported.
+        """
+        config = _read_json(directory / "tokenizer_config.json")
+        special_tokens = dict(_special_tokens(config))
+        tokenizer = _read_tokenizer(directory / "tokenizer.json")
+        template = ChatTemplate(
+            _template_source(directory, config), special_tokens, now or _fixed_date
+        )
+        return cls(tokenizer, template, _declared_eos(directory, tokenizer, special_tokens))
+
+    def encode(self, conversation: Conversation, max_tokens: int) -> EncodedExample:
+        """Encodes a training example of at most `max_tokens` tokens, cut at the end if longer.
+
+        Raises TemplateUnsupported if it cannot be told which tokens are the assistant's, and
+        NoLabeledTokens if none of those that remain carries loss. (The first token never does:
+        nothing stands before it to predict it from.)
+        """
+        if not any(message.train for message in conversation):
+            raise NoLabeledTokens(truncated=False, max_tokens=max_tokens)
+        rendering = self._template.render(conversation)
+        tokenized = self._tokenize(rendering.text)
+        labeled = self._labels(conversation, rendering, tokenized)[:max_tokens]
+        truncated = len(tokenized.token_ids) > max_tokens
+        if not any(labeled[1:]):
+            raise NoLabeledTokens(truncated=truncated, max_tokens=max_tokens)
+        return EncodedExample(tokenized.token_ids[:max_tokens], labeled, truncated)
+
+    def prompt(self, conversation: Conversation) -> list[int]:
+        """The ids after which the model writes the next assistant turn.
+
+        Raises TemplateUnsupported if the template refuses the conversation.
+        """
+        text = self._template.render(conversation, add_generation_prompt=True).text
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, token_ids: Iterable[int]) -> str:
+        """The text of these ids without special tokens."""
+        return self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
+
+    def _tokenize(self, text: str) -> TokenizedText:
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        offsets = encoding.offsets
+        return TokenizedText(text, encoding.ids, [s for s, _ in offsets], [e for _, e in offsets])
+
+    def _labels(
+        self, conversation: Conversation, rendering: Rendering, tokenized: TokenizedText
+    ) -> list[bool]:
+        def by_tags() -> list[Span]:
+            return turns_from_tags(rendering, conversation)
+
+        def by_difference() -> list[Span]:
+            return turns_by_difference(self._template, rendering, conversation)
+
+        reasons: list[str] = []
+        for find_turns in (by_tags, by_difference):
+            try:
+                return label_turns(tokenized, find_turns(), conversation, self._control_ids)
+            except TemplateUnsupported as error:
+                reasons.append(error.reason)
+        raise TemplateUnsupported(
+            "cannot tell the assistant's tokens: by the chat template's tags, "
+            f"{reasons[0]}; by comparing renderings, {reasons[1]}"
+        )
+
+    def _turn_end(self) -> frozenset[int]:
+        """The token that ends an assistant's turn, found by encoding a conversation of one."""
+        probe = (Message(Role.USER, "Hi"), Message(Role.ASSISTANT, "Hello", train=True))
+        try:
+            example = self.encode(probe, max_tokens=2**20)
+        except ChatError:  # says nothing about other conversations; those are judged one by one
+            return frozenset()
+        pairs = zip(example.token_ids, example.labeled, strict=True)
+        return frozenset([token for token, labeled in pairs if labeled][-1:])
+
+
+def _fixed_date() -> datetime:
+    """The date that Llama 3's templates name where there is no clock."""
+    return datetime(2024, 7, 26)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: object = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise TokenizerFilesMissing(str(path), "there is no such file") from error
+    except ValueError as error:
+        raise TokenizerFilesMissing(str(path), f"is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise TokenizerFilesMissing(str(path), "is not a JSON object")
+    return cast("dict[str, Any]", content)
+
+
+def _read_tokenizer(path: Path) -> Tokenizer:
+    if not path.is_file():
+        raise TokenizerFilesMissing(str(path), "there is no such file")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing more specific
+        raise TokenizerFilesMissing(str(path), f"is not a tokenizer: {error}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    # The template writes every special token itself. A byte-level post-processor would only
+    # trim leading spaces off the offsets, and with them the place where a turn starts.
+    tokenizer.post_processor = None
+    return tokenizer
+
+
+def _template_source(directory: Path, config: dict[str, Any]) -> str:
+    path = directory / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    source: Any = config.get("chat_template")
+    if isinstance(source, list):
+        named = {t["name"]: t["template"] for t in cast("list[dict[str, Any]]", source)}
+        source = named.get("default")
+    if not isinstance(source, str):
+        raise TemplateUnsupported("the model has no chat template")
+    return source
+
+
+def _special_tokens(config: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    for name, token in config.items():
+        if not name.endswith("_token"):
+            continue
+        if isinstance(token, dict):
+            token = cast("dict[str, Any]", token).get("content")
+        if isinstance(token, str):
+            yield name, token
+
+
+def _declared_eos(
+    directory: Path, tokenizer: Tokenizer, special_tokens: dict[str, str]
+) -> frozenset[int]:
+    """The stop ids of tokenizer_config.json and, where there is one, generation_config.json."""
+    declared: set[int] = set()
+    eos = tokenizer.token_to_id(special_tokens.get("eos_token", ""))
+    if eos is not None:
+        declared.add(eos)
+    path = directory / "generation_config.json"
+    ids: Any = _read_json(path).get("eos_token_id") if path.is_file() else None
+    declared.update(cast("list[int]", ids) if isinstance(ids, list) else [])
+    declared.update([ids] if isinstance(ids, int) else [])
+    return frozenset(declared)

@@ -1,0 +1,59 @@
+"""What can end a run, told apart by whose fault it is."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong with a job file; `field` is its dotted path, or "" for the whole file."""
+
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}" if self.field else self.message
+
+
+class InvalidJob(Exception):
+    """The job cannot be run as it is written. `faults` holds everything found wrong with it."""
+
+    def __init__(self, *faults: Fault) -> None:
+        super().__init__("; ".join(map(str, faults)))
+        self.faults = faults
+
+
+class InvalidData(Exception):
+    """The dataset cannot be trained on with this base model's tokenizer and chat template."""
+
+
+class CheckpointRefused(Exception):
+    """The checkpoint is damaged, or was made by a run with other data or settings."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"checkpoint {path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class TrainingDiverged(Exception):
+    """The loss or its gradient is no longer a finite number; the weights are as before `step`."""
+
+    def __init__(self, step: int, loss: float, gradient_norm: float) -> None:
+        super().__init__(
+            f"step {step} has loss {loss} and gradient norm {gradient_norm}; "
+            "a lower learning rate or a longer warm-up may help"
+        )
+        self.step = step
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the machine's or the accelerator's memory ran out.
+
+    Torch raises a plain RuntimeError for the former; only its text tells.
+    """
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in text or "can't allocate memory" in text
+    )

@@ -1,0 +1,155 @@
+"""What the engine reports: one JSON object a line, told apart by `type`."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from typing import ClassVar, Literal, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Sent once, before the first step. `start_step` is 0, or the step resumed from.
+
+    Token counts leave out padding. `skipped_examples` have no token to learn from within
+    `max_sequence_tokens`; `truncated_examples` lost their end to it.
+    """
+
+    type: ClassVar[str] = "started"
+
+    total_steps: int
+    start_step: int
+    epochs: float
+    training_examples: int
+    validation_examples: int
+    skipped_examples: int
+    truncated_examples: int
+    trainable_parameters: int
+    total_parameters: int
+    tokens_per_epoch: int
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    """Sent after each optimizer step. `loss` is in nats per labeled token of this batch.
+
+    `epoch` is the part of the data seen so far (1.5 = one and a half passes); `tokens` those of
+    this batch without padding; `gradient_norm` that before clipping. `eta_seconds` rests on the
+    mean step of this process.
+    """
+
+    type: ClassVar[str] = "step"
+
+    step: int
+    total_steps: int
+    epoch: float
+    loss: float
+    best_loss: float
+    learning_rate: float
+    gradient_norm: float
+    tokens: int
+    tokens_per_second: float
+    progress_percent: float
+    eta_seconds: float
+    step_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """The held-out examples after `step`: nats per labeled token, and the share of labeled
+    tokens that were the model's first choice. `best_loss` is the lowest held-out loss so far."""
+
+    type: ClassVar[str] = "eval"
+
+    step: int
+    loss: float
+    token_accuracy: float
+    examples: int
+    tokens: int
+    best_loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSaved:
+    """A checkpoint is whole and on disk. `digest` (sha256, hex) covers all of its files."""
+
+    type: ClassVar[str] = "checkpoint"
+
+    step: int
+    path: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """Something that a person who reads the job's log should know."""
+
+    type: ClassVar[str] = "log"
+
+    level: Literal["info", "warning"]
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A file of the result; `path` is relative to the artifacts directory, `sha256` in hex."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The artifacts are whole and on disk. `final_loss` and `best_loss` are the last and the
+    lowest loss of a training step; `validation_loss` that after the last step, or null if nothing
+    was held out."""
+
+    type: ClassVar[str] = "finished"
+
+    steps: int
+    final_loss: float | None
+    best_loss: float | None
+    validation_loss: float | None
+    artifacts: tuple[Artifact, ...]
+
+
+FailureKind = Literal["out_of_memory", "invalid_job", "invalid_data", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The last event of a run that did not finish and was not asked to stop."""
+
+    type: ClassVar[str] = "failed"
+
+    kind: FailureKind
+    message: str
+
+
+Event = Started | StepDone | Evaluated | CheckpointSaved | LogLine | Finished | Failed
+
+
+class EventSink(Protocol):
+    def emit(self, event: Event) -> None: ...
+
+
+class EventPipe:
+    """Writes events to a descriptor, each one whole before `emit` returns.
+
+    Raises BrokenPipeError when nobody reads any more.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def emit(self, event: Event) -> None:
+        line = memoryview(event_line(event))
+        while line:
+            line = line[os.write(self._descriptor, line) :]
+
+
+def event_line(event: Event) -> bytes:
+    """The event as one line of JSON, `type` first. Raises ValueError for a NaN or infinity."""
+    fields = {"type": event.type, **asdict(event)}
+    return json.dumps(fields, allow_nan=False).encode() + b"\n"

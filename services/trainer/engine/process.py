@@ -1,0 +1,81 @@
+"""How the engine behaves as a child process: exit codes, its pipe, its signals, its parent."""
+
+import ctypes
+import os
+import signal
+import sys
+from enum import IntEnum
+from types import FrameType
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class ExitCode(IntEnum):
+    """What the exit status tells the parent, in addition to the last event."""
+
+    OK = 0
+    INVALID = 2
+    """The job file or its data is at fault; another attempt would fail alike."""
+    ERROR = 3
+    OUT_OF_MEMORY = 4
+    CHECKPOINT_REFUSED = 5
+    """`resume_from` is damaged or belongs to another run; an older checkpoint may do."""
+    STOPPED = 75
+    """Asked to stop by SIGTERM, and did so after a checkpoint (EX_TEMPFAIL of sysexits.h)."""
+
+
+class StopRequest:
+    """Becomes true at the first SIGTERM."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def listen(self) -> None:
+        """Makes SIGTERM a request to stop after the current step."""
+        signal.signal(signal.SIGTERM, self._on_signal)
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self.requested = True
+
+
+def claim_stdout() -> int:
+    """Takes standard output for the events and returns its new descriptor.
+
+    Descriptor 1 becomes a copy of standard error, so that whatever a library prints, from
+    Python or from C, cannot end up between two events.
+    """
+    sys.stdout.flush()
+    events = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return events
+
+
+def die_with_parent() -> None:
+    """Has the kernel kill this process when the thread that started it ends (Linux only)."""
+    if sys.platform != "linux":
+        return
+    parent = os.getppid()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != parent:  # it ended before the kernel knew of our wish
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def configure_libraries(threads: int) -> None:
+    """Sets what the numeric and model libraries read once, at import. Call before importing them.
+
+    No library may reach for the network, and none may vary its number of threads: the order of
+    a sum, and so its last bits, depends on it.
+    """
+    os.environ.update(
+        HF_HUB_OFFLINE="1",
+        TRANSFORMERS_OFFLINE="1",
+        HF_HUB_DISABLE_TELEMETRY="1",
+        HF_HUB_DISABLE_PROGRESS_BARS="1",
+        TOKENIZERS_PARALLELISM="false",
+        OMP_NUM_THREADS=str(threads),
+        MKL_NUM_THREADS=str(threads),
+        OMP_DYNAMIC="FALSE",
+        MKL_DYNAMIC="FALSE",
+    )

@@ -1,0 +1,87 @@
+"""The loss is that of plain transformers, whatever the batch looks like."""
+
+from array import array
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from services.trainer.engine.examples import Example
+from services.trainer.engine.loss import collate, label_logits, mean_loss
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def model(base_model: Path) -> LlamaForCausalLM:
+    return LlamaForCausalLM.from_pretrained(base_model)
+
+
+@pytest.fixture
+def examples() -> list[Example]:
+    """Five of 7 to 39 tokens with labels in several places, also on first and last tokens."""
+    generator = torch.Generator().manual_seed(1)
+    made: list[Example] = []
+    for length in (7, 8, 16, 25, 39):
+        ids = torch.randint(0, 320, (length,), generator=generator)
+        labeled = torch.rand(length, generator=generator) < 0.4
+        labeled[0] = labeled[-1] = True
+        made.append(Example(array("i", ids.tolist()), bytes(labeled.tolist())))
+    return made
+
+
+def ours(model: LlamaForCausalLM, examples: list[Example]) -> torch.Tensor:
+    batch = collate(examples, CPU)
+    return mean_loss(label_logits(model, model.lm_head, batch), batch.targets)
+
+
+def of_transformers(model: LlamaForCausalLM, examples: list[Example]) -> torch.Tensor:
+    longest = max(map(len, examples))
+    ids = torch.zeros((len(examples), longest), dtype=torch.long)
+    labels = torch.full_like(ids, -100)
+    mask = torch.zeros_like(ids)
+    for row, example in enumerate(examples):
+        tokens = torch.tensor(list(example.token_ids))
+        labeled = torch.tensor(list(example.labeled), dtype=torch.bool)
+        ids[row, : len(example)] = tokens
+        mask[row, : len(example)] = 1
+        labels[row, : len(example)][labeled] = tokens[labeled]
+    return model(input_ids=ids, attention_mask=mask, labels=labels).loss
+
+
+def gradients(model: LlamaForCausalLM, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def test_loss_and_gradients_equal_those_of_transformers(
+    model: LlamaForCausalLM, examples: list[Example]
+) -> None:
+    mine, theirs = ours(model, examples), of_transformers(model, examples)
+    torch.testing.assert_close(mine, theirs)
+    torch.testing.assert_close(
+        gradients(model, mine), gradients(model, theirs), atol=1e-6, rtol=1e-4
+    )
+
+
+def test_padding_changes_nothing(model: LlamaForCausalLM, examples: list[Example]) -> None:
+    together = collate(examples, CPU)
+    batched = label_logits(model, model.lm_head, together)
+    alone = [label_logits(model, model.lm_head, collate([e], CPU)) for e in examples]
+    torch.testing.assert_close(batched, torch.cat(alone), atol=1e-5, rtol=1e-4)
+
+
+def test_a_batch_counts_its_tokens_without_padding(examples: list[Example]) -> None:
+    batch = collate(examples, CPU)
+    assert batch.tokens == 7 + 8 + 16 + 25 + 39
+    assert batch.token_ids.shape == (5, 40)
+
+
+def test_the_model_is_as_before_after_a_forward_pass(
+    model: LlamaForCausalLM, examples: list[Example]
+) -> None:
+    batch = collate(examples, CPU)
+    label_logits(model, model.lm_head, batch)
+    assert model(input_ids=batch.token_ids).logits.shape == (5, 40, 320)

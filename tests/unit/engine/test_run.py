@@ -1,0 +1,297 @@
+"""Whole runs, in this process: what they teach, what they leave, and what must not matter."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import safetensors.torch
+import torch
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+
+from services.chat.conversation import Message, Role
+from services.chat.encoder import ChatEncoder
+from services.trainer.engine.errors import InvalidData, InvalidJob, TrainingDiverged
+from services.trainer.engine.events import (
+    CheckpointSaved,
+    Event,
+    Finished,
+    LogLine,
+    Started,
+    StepDone,
+)
+from services.trainer.engine.job import Job, LoraMethod
+from services.trainer.engine.loop import Ending
+from services.trainer.engine.process import StopRequest
+from services.trainer.engine.run import run_job
+
+MakeJob = Callable[..., Job]
+RunHere = Callable[[Job], list[Event]]
+
+
+def adapter(job: Job) -> bytes:
+    return (job.artifacts_dir / "adapter_model.safetensors").read_bytes()
+
+
+def test_events_come_in_order_and_count_right(make_job: MakeJob, run_here: RunHere) -> None:
+    events = run_here(make_job({"max_steps": 6}))
+    assert " ".join(event.type for event in events) == (
+        "started step step step checkpoint step step eval step eval checkpoint finished"
+    )
+    started, steps = events[0], [event for event in events if isinstance(event, StepDone)]
+    assert isinstance(started, Started)
+    assert (started.training_examples, started.validation_examples) == (36, 4)
+    assert sum(step.tokens for step in steps) == started.tokens_per_epoch
+    assert [step.step for step in steps] == [1, 2, 3, 4, 5, 6]
+    assert steps[-1].epoch == 1.0
+    assert steps[-1].progress_percent == 100.0
+    assert steps[-1].eta_seconds == 0.0
+    assert [step.best_loss for step in steps] == [
+        min(step.loss for step in steps[: i + 1]) for i in range(6)
+    ]
+
+
+def test_the_loss_falls_on_a_task_that_can_be_learnt(make_job: MakeJob, run_here: RunHere) -> None:
+    events = run_here(make_job({"max_steps": 150, "evaluate_every": 0, "checkpoint_every": 0}))
+    steps = [event for event in events if isinstance(event, StepDone)]
+    finished = events[-1]
+    assert isinstance(finished, Finished)
+    assert steps[0].loss > 5.0
+    assert finished.final_loss is not None
+    assert finished.final_loss < 1.0
+    assert finished.validation_loss is not None
+    assert finished.validation_loss < 2.0
+
+
+def test_peft_loads_the_result_and_it_is_what_was_trained(
+    make_job: MakeJob, run_here: RunHere, base_model: Path
+) -> None:
+    job = make_job({"max_steps": 150})
+    finished = run_here(job)[-1]
+    assert isinstance(finished, Finished)
+    written = {path.name: path.stat().st_size for path in job.artifacts_dir.iterdir()}
+    assert {artifact.path: artifact.size_bytes for artifact in finished.artifacts} == written
+
+    encoder = ChatEncoder.load(base_model)
+    prompt = encoder.prompt((Message(Role.USER, "Last of black red green?"),))
+    base = AutoModelForCausalLM.from_pretrained(base_model)
+    tuned = peft.PeftModel.from_pretrained(base, job.artifacts_dir)
+    answer = tuned.generate(
+        input_ids=torch.tensor([prompt]),
+        attention_mask=torch.ones((1, len(prompt)), dtype=torch.long),
+        max_new_tokens=12,
+        do_sample=False,
+        pad_token_id=0,
+    )
+    text = encoder.decode(answer[0, len(prompt) :].tolist())
+    assert text.startswith("It is ")
+
+
+def test_the_artifacts_name_no_path_and_keep_their_order(
+    make_job: MakeJob, run_here: RunHere, tmp_path: Path
+) -> None:
+    job = make_job({"max_steps": 1})
+    run_here(job)
+    text = (job.artifacts_dir / "adapter_config.json").read_text()
+    config = json.loads(text)
+    assert str(tmp_path.parent) not in text
+    assert config["base_model_name_or_path"] == ""
+    assert config["target_modules"] == sorted(config["target_modules"])
+    assert list(config) == sorted(config)
+
+
+def test_the_same_job_gives_the_same_bytes_and_another_seed_does_not(
+    make_job: MakeJob, run_here: RunHere, tmp_path: Path
+) -> None:
+    jobs = [make_job(work_dir=tmp_path / str(i), seed=seed) for i, seed in enumerate((7, 7, 8))]
+    for job in jobs:
+        run_here(job)
+    assert adapter(jobs[0]) == adapter(jobs[1])
+    assert adapter(jobs[0]) != adapter(jobs[2])
+
+
+def test_evaluation_and_checkpoints_do_not_disturb_the_training(
+    make_job: MakeJob, run_here: RunHere, tmp_path: Path
+) -> None:
+    quiet = make_job({"evaluate_every": 0, "checkpoint_every": 0}, work_dir=tmp_path / "quiet")
+    busy = make_job({"evaluate_every": 1, "checkpoint_every": 1}, work_dir=tmp_path / "busy")
+    run_here(quiet)
+    run_here(busy)
+    assert adapter(quiet) == adapter(busy)
+
+
+def test_dropout_takes_part(make_job: MakeJob, run_here: RunHere, tmp_path: Path) -> None:
+    dry = make_job(
+        work_dir=tmp_path / "dry",
+        method=LoraMethod(kind="lora", rank=4, alpha=8.0, dropout=0.0, target_modules=()),
+    )
+    wet = make_job(work_dir=tmp_path / "wet")
+    run_here(dry)
+    run_here(wet)
+    assert adapter(dry) != adapter(wet)
+
+
+@pytest.mark.parametrize("step", [3, 6, 9, 12])
+def test_resuming_from_any_checkpoint_gives_the_same_bytes(
+    step: int, make_job: MakeJob, run_here: RunHere, tmp_path: Path
+) -> None:
+    whole = make_job(work_dir=tmp_path / "whole")
+    undisturbed = run_here(whole)
+    resumed = make_job(
+        work_dir=tmp_path / "resumed", resume_from=whole.checkpoints_dir / f"step-{step:08d}"
+    )
+    events = run_here(resumed)
+    assert adapter(resumed) == adapter(whole)
+    assert events[-1] == undisturbed[-1]
+    started = events[0]
+    assert isinstance(started, Started)
+    assert started.start_step == step
+    later = [e for e in undisturbed if isinstance(e, StepDone) and e.step > step]
+    again = [e for e in events if isinstance(e, StepDone)]
+    assert [(e.step, e.loss, e.best_loss, e.gradient_norm) for e in again] == [
+        (e.step, e.loss, e.best_loss, e.gradient_norm) for e in later
+    ]
+    assert checkpoint_bytes(resumed, 12) == checkpoint_bytes(whole, 12) or step == 12
+
+
+def checkpoint_bytes(job: Job, step: int) -> dict[str, bytes]:
+    directory = job.checkpoints_dir / f"step-{step:08d}"
+    return {path.name: path.read_bytes() for path in directory.glob("*")}
+
+
+@pytest.mark.parametrize("stop_at", [0, 1, 7, 11])
+def test_stopping_after_any_step_loses_nothing(
+    stop_at: int, make_job: MakeJob, run_here: RunHere, tmp_path: Path
+) -> None:
+    class StopAt:
+        """Asks to stop as soon as it hears of the step."""
+
+        def __init__(self) -> None:
+            self.request = StopRequest()
+            self.events: list[Event] = []
+
+        def emit(self, event: Event) -> None:
+            self.events.append(event)
+            step = 0 if isinstance(event, Started) else getattr(event, "step", -1)
+            self.request.requested |= step == stop_at
+
+    stopped = make_job(work_dir=tmp_path / "stopped")
+    sink = StopAt()
+    assert run_job(stopped, sink, sink.request, time.monotonic) is Ending.STOPPED
+    saved = sink.events[-1]
+    assert isinstance(saved, CheckpointSaved)
+    assert saved.step == stop_at
+    assert not stopped.artifacts_dir.exists()
+
+    resumed = make_job(work_dir=tmp_path / "resumed", resume_from=Path(saved.path))
+    whole = make_job(work_dir=tmp_path / "whole")
+    run_here(resumed)
+    run_here(whole)
+    assert adapter(resumed) == adapter(whole)
+
+
+def test_only_the_named_layers_are_tuned(make_job: MakeJob, run_here: RunHere) -> None:
+    method = LoraMethod(kind="lora", rank=2, alpha=4.0, dropout=0.0, target_modules=("q_proj",))
+    started = run_here(make_job({"max_steps": 1}, method=method))[0]
+    assert isinstance(started, Started)
+    assert started.trainable_parameters == 2 * (32 * 2 + 2 * 32)  # two blocks of A and B
+
+
+def test_a_layer_that_the_model_lacks_is_refused(make_job: MakeJob, run_here: RunHere) -> None:
+    method = LoraMethod(kind="lora", rank=2, alpha=4.0, dropout=0.0, target_modules=("c_attn",))
+    with pytest.raises(InvalidJob, match="no layer 'c_attn'; there are down_proj"):
+        run_here(make_job(method=method))
+
+
+def test_a_directory_without_a_model_is_refused(
+    make_job: MakeJob, run_here: RunHere, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidJob, match=r"has no config\.json"):
+        run_here(make_job(base_model_dir=tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InvalidJob, match=r"no \*\.safetensors"):
+        run_here(make_job(base_model_dir=tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(InvalidJob, match=r"tokenizer_config.json: there is no such file"):
+        run_here(make_job(base_model_dir=tmp_path))
+
+
+def test_a_base_model_with_a_hole_is_refused(
+    make_job: MakeJob, run_here: RunHere, base_model: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "base"
+    shutil.copytree(base_model, directory)
+    path = directory / "model.safetensors"
+    weights = safetensors.torch.load_file(path)
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    safetensors.torch.save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(InvalidJob, match=r"weights lack model\.layers\.1\.mlp\.up_proj"):
+        run_here(make_job(base_model_dir=directory))
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InvalidJob, match="cannot be loaded"):
+        run_here(make_job(base_model_dir=directory))
+
+
+def test_a_gpt2_is_tuned_as_well(
+    make_job: MakeJob, run_here: RunHere, base_model: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "gpt2"
+    config = GPT2Config(
+        vocab_size=320, n_embd=32, n_layer=2, n_head=2, n_positions=512,
+        bos_token_id=0, eos_token_id=1, initializer_range=0.2,
+    )  # fmt: skip
+    GPT2LMHeadModel(config).save_pretrained(directory)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (directory / name).write_bytes((base_model / name).read_bytes())
+    job = make_job({"max_steps": 40}, base_model_dir=directory)
+    steps = [event for event in run_here(job) if isinstance(event, StepDone)]
+    assert steps[-1].loss < 0.8 * steps[0].loss
+    names = json.loads((job.artifacts_dir / "adapter_config.json").read_text())["target_modules"]
+    assert names == ["c_attn", "c_fc", "c_proj"]
+
+
+def test_a_run_that_diverges_says_so(make_job: MakeJob, run_here: RunHere) -> None:
+    job = make_job(
+        {"learning_rate": 10.0, "max_grad_norm": 0.0, "max_steps": 200, "warmup_steps": 0},
+        method=LoraMethod(kind="lora", rank=4, alpha=4096.0, dropout=0.0, target_modules=()),
+    )
+    with pytest.raises(TrainingDiverged, match="lower learning rate"):
+        run_here(job)
+    assert not job.artifacts_dir.exists()
+
+
+def test_what_is_left_out_is_said(
+    make_job: MakeJob, run_here: RunHere, write_dataset: Callable[[Sequence[Any]], Path]
+) -> None:
+    long = [
+        {"role": "user", "content": "so " * 600, "train": False},
+        {"role": "assistant", "content": "yes", "train": True},
+    ]
+    short = [{**long[0], "content": "so?"}, long[1]]
+    longer = [short[0], {**short[1], "content": "yes " * 600}]
+    path = write_dataset([short, short, long, longer])
+    training = {"max_steps": 1, "warmup_steps": 9, "max_sequence_tokens": 10_000}
+    events = run_here(make_job(training, dataset_file=path))
+    messages = [event.message for event in events if isinstance(event, LogLine)]
+    assert messages == [
+        "the base model reads at most 512 tokens",
+        "1 examples have no token to learn from and are left out",
+        "1 examples are cut at 512 tokens",
+        "the warm-up of 9 steps outlasts the run",
+    ]
+
+
+def test_a_template_that_hides_the_answers_is_refused(
+    make_job: MakeJob, run_here: RunHere, base_model: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "base"
+    shutil.copytree(base_model, directory)
+    (directory / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.content | upper }}{{ eos_token }}{% endfor %}"
+    )
+    with pytest.raises(InvalidData, match="example 0: cannot tell the assistant's tokens"):
+        run_here(make_job(base_model_dir=directory))
