@@ -14,7 +14,14 @@ from difflib import SequenceMatcher
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from anneal import AnnealError, Client, Platform
@@ -26,6 +33,7 @@ from anneal.trainer.v1.tuning_job_pb2 import (
     TuningJob,
     TuningJobEvent,
 )
+from anneal.up.failures import PlatformError
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples" / "support.jsonl"
@@ -91,7 +99,7 @@ def main() -> int:
                     name: score(client, progress, name, held_out) for name in (BASE, version.name)
                 }
                 report = judge(client, progress, version, held_out, qualities)
-    except AnnealError as error:
+    except (AnnealError, PlatformError) as error:
         console.print(f"[red]✗[/] {error}")
         return 1
     print_result(console, report, qualities[BASE], qualities[version.name])
@@ -203,7 +211,7 @@ def bars(console: Console) -> Generator[Progress]:
     columns = (
         TextColumn("{task.description:<18}"),
         BarColumn(bar_width=30),
-        TextColumn("{task.completed:>5.0f}/{task.total:<5}"),
+        MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )

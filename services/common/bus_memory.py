@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from services.common.bus import (
@@ -128,11 +128,10 @@ class MemoryBus:
 
     async def _until_due(self, progress: _Progress, now_s: float) -> None:
         """Until something is published or answered, or the next delivery is due again."""
-        waits_s = [due_s - now_s for due_s in progress.due_s.values() if due_s > now_s]
-        try:
-            await asyncio.wait_for(self.changed.wait(), min(waits_s, default=_NEVER))
-        except TimeoutError:
-            return
+        waits_s = [due_s - now_s for due_s in progress.due_s.values() if now_s < due_s < _NEVER]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(waits_s, default=None)):
+                await self.changed.wait()
 
 
 async def _payloads(queue: asyncio.Queue[bytes]) -> AsyncGenerator[bytes]:

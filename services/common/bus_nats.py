@@ -5,11 +5,11 @@ it does not fence a stale consumer. So it carries news and never state.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import nats.errors
 import nats.js.errors
@@ -28,6 +28,8 @@ from services.common.bus import (
     retry_delays,
 )
 
+T = TypeVar("T")
+
 _STREAM_AGE = timedelta(days=7)
 _DUPLICATE_WINDOW = timedelta(minutes=10)
 _ANSWER_TIMEOUT_S = 2.0
@@ -40,6 +42,7 @@ _CONNECTION: Mapping[str, Any] = {
     "max_reconnect_attempts": -1,  # the default gives up for good after two minutes
     "reconnect_time_wait": 0.25,
     "connect_timeout": 2,
+    "flush_timeout": 2,  # the default waits for a reconnection, however long that takes
     "ping_interval": 5,  # with two unanswered: a half-open connection is noticed within 15 s
     "max_outstanding_pings": 2,
 }
@@ -54,15 +57,15 @@ class _NatsDelivery:
 
     async def ack(self) -> None:
         with _translated():
-            await self._raw.ack()
+            await _answered(self._raw.ack())
 
     async def nak(self, delay_s: float) -> None:
         with _translated():
-            await self._raw.nak(delay_s)
+            await _answered(self._raw.nak(delay_s))
 
     async def terminate(self) -> None:
         with _translated():
-            await self._raw.term()
+            await _answered(self._raw.term())
 
 
 class NatsBus:
@@ -109,16 +112,18 @@ class NatsBus:
         if len(payload) > MAX_PAYLOAD_BYTES:
             raise ValueError(f"{message_id} has {len(payload)} bytes")
         with _translated():
-            await self._jetstream().publish(
-                subject,
-                payload,
-                stream=self._stream.name,
-                headers={Header.MSG_ID.value: message_id},
+            await _answered(
+                self._jetstream().publish(
+                    subject,
+                    payload,
+                    stream=self._stream.name,
+                    headers={Header.MSG_ID.value: message_id},
+                )
             )
 
     async def hint(self, subject: str, payload: bytes = b"") -> None:
         with suppress(BusUnavailable), _translated():
-            await self._connected().publish(require_subject(subject), payload)
+            await _answered(self._connected().publish(require_subject(subject), payload))
 
     @asynccontextmanager
     async def subscribe(
@@ -153,9 +158,9 @@ class NatsBus:
 
     async def close(self) -> None:
         self._closing = True
-        self._opening.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._opening
+        while not self._opening.done():  # nats-py may swallow a cancellation
+            self._opening.cancel()
+            await asyncio.wait([self._opening], timeout=0.2)
         with suppress(nats.errors.Error):
             await self._client.close()
 
@@ -252,6 +257,18 @@ def _translated() -> Generator[None]:
         raise BusUnavailable from error
 
 
+async def _answered(call: Coroutine[Any, Any, T]) -> T:
+    """What nats-py answers, in a task of its own: where it waits to flush, it swallows the
+    cancellation of its caller, which would then never end."""
+    task = asyncio.ensure_future(call)
+    task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+    done, _ = await asyncio.wait([task], timeout=2 * _ANSWER_TIMEOUT_S)
+    if not done:
+        task.cancel()
+        raise BusUnavailable
+    return task.result()
+
+
 async def _fetched(subscription: JetStreamContext.PullSubscription) -> AsyncGenerator[Msg]:
     """Messages one by one, as soon as each is there; ends when the consumer must be asked for
     again. (nats-py's fetch of several waits for all of them until its timeout.)"""
@@ -259,7 +276,7 @@ async def _fetched(subscription: JetStreamContext.PullSubscription) -> AsyncGene
     while True:
         began_s = time_s()
         try:
-            messages = await subscription.fetch(1, timeout=_FETCH_TIMEOUT_S)
+            messages = await _answered(subscription.fetch(1, timeout=_FETCH_TIMEOUT_S))
         except TimeoutError:
             if time_s() - began_s < _FETCH_TIMEOUT_S / 2:
                 return  # refused rather than empty: the consumer is gone

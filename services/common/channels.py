@@ -18,7 +18,9 @@ from services.common.interceptors import REQUEST_ID, find_call
 
 SERVER_OPTIONS: tuple[Option, ...] = (
     *KEEPALIVE_OPTIONS,
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    # How often a client may ping an idle connection; more often, and it is sent away. (The C++ name
+    # of this option has a `recv` in it, the channel argument has not.)
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.max_concurrent_streams", 1000),
     # With the default of 1 a second server on the same port starts, and takes half of its calls.
     ("grpc.so_reuseport", 0),

@@ -4,18 +4,20 @@ A service's `migrations/` holds `env.py` (which calls `run_env`), `script.py.mak
 `versions/`. Its first revision calls `create_common_tables`.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import sqlalchemy as sa
 from alembic import command, context
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
-from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, MetaData
+from sqlalchemy.schema import SchemaItem
 
 from services.common.columns import AutoId, UtcDateTime
-from services.common.store import connect, open_engine, translated, writing_engine
+from services.common.store import connected, open_engine, writing_engine
 
 _CONNECTION = "connection"
 _MIGRATION_LOCK = 0x616E6E65616C02
@@ -32,14 +34,14 @@ class SchemasDisagree(Exception):
 async def upgrade(url: str, script_location: str | Path) -> None:
     """Brings the database to the newest revision, or leaves it as it was.
 
-    Replicas that start together take turns. Raises DatabaseUnavailable.
+    Replicas that start together take turns, but await one upgrade before the next within a
+    process: alembic keeps its state in globals. Raises DatabaseUnavailable.
     """
     engine = open_engine(url, foreign_keys=False)  # a rebuilt table must not cascade its deletes
     try:
-        with translated():
-            async with await connect(writing_engine(engine)) as connection:
-                await connection.run_sync(_upgrade, str(script_location))
-                await connection.commit()
+        async with connected(writing_engine(engine)) as connection:
+            await connection.run_sync(_upgrade, str(script_location))
+            await connection.commit()
     finally:
         await engine.dispose()
 
@@ -79,7 +81,7 @@ async def check(url: str, script_location: str | Path, metadata: MetaData) -> No
     await upgrade(url, script_location)
     engine = open_engine(url)
     try:
-        async with await connect(engine) as connection:
+        async with connected(engine) as connection:
             differences = await connection.run_sync(_differences, metadata)
     finally:
         await engine.dispose()
@@ -92,7 +94,16 @@ def _differences(connection: Connection, metadata: MetaData) -> list[object]:
     return compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
 
 
-def create_common_tables(op: Operations) -> None:
+class SchemaOperations(Protocol):
+    """What `create_common_tables` needs of the module `alembic.op`."""
+
+    def create_table(self, table_name: str, /, *columns: SchemaItem) -> object: ...
+    def create_index(
+        self, index_name: str, table_name: str, columns: Sequence[str], /
+    ) -> object: ...
+
+
+def create_common_tables(op: SchemaOperations) -> None:
     """The tables of services/common/tables.py, for the first revision of every service. Never
     changed after a release: a later change is another function, called by a later revision."""
     op.create_table(

@@ -17,7 +17,7 @@ from services.common.bus import MAX_PAYLOAD_BYTES, Bus, require_subject, retry_d
 from services.common.columns import DatabaseNow
 from services.common.faults import Unavailable
 from services.common.retention import Retention, sweep
-from services.common.store import Session, Store, connect, insert_new, translated
+from services.common.store import Session, Store, connected, insert_new
 from services.common.tables import OutboxRow
 
 _BATCH_ROWS = 64
@@ -91,13 +91,11 @@ class Relay:
     async def _elected(self) -> AsyncGenerator[AsyncConnection | None]:
         """A connection that holds the relay's lock as long as it lives, or None if another one
         does. It also reads the outbox, so that a relay that lost its lock notices."""
-        with translated():
-            connection = await connect(self._store.engine)
+        async with connected(self._store.engine) as connection:
             try:
                 yield connection if await _lock(connection) else None
             finally:
                 await connection.invalidate()  # closed rather than pooled: the lock goes with it
-                await connection.close()
 
     async def _relay(self, connection: AsyncConnection) -> None:
         time_s = asyncio.get_running_loop().time
@@ -133,7 +131,8 @@ class Relay:
     async def _sleep(self) -> None:
         """Until a commit in this process, or until it is time to look for those of others."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), self._poll_s)
+            async with asyncio.timeout(self._poll_s):
+                await self._wake.wait()
 
 
 def _session(session: Session) -> Session:

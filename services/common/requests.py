@@ -4,26 +4,16 @@ The reservation is a row of the same transaction as the effect, so either both a
 neither is, and a concurrent twin waits for the first one's commit.
 """
 
-import hashlib
-import uuid
-from dataclasses import dataclass
-
 from sqlalchemy import ColumnElement
 from sqlmodel import col, select, update
 
 from services.common.columns import DatabaseNow
 from services.common.faults import InvalidArgument
+from services.common.request_ids import RequestKey as RequestKey
+from services.common.request_ids import fingerprint as fingerprint
+from services.common.request_ids import require_uuid4 as require_uuid4
 from services.common.store import Session, insert_new
 from services.common.tables import RequestRow
-
-
-@dataclass(frozen=True)
-class RequestKey:
-    """Who promised to send this only once: a request_id is unique in its project and method."""
-
-    project: str
-    method: str
-    request_id: str
 
 
 class Requests:
@@ -40,10 +30,23 @@ class Requests:
         """
         if not key.request_id:
             return None
-        _require_uuid4(key.request_id)
+        require_uuid4(key.request_id)
         if await insert_new(self._session, RequestRow, _reservation(key, fingerprint)):
             return None
         return await self._settled(key, fingerprint)
+
+    async def find(self, key: RequestKey, fingerprint: str) -> str | None:
+        """What `reserve` would say, without reserving: for a look before work that cannot be in
+        the transaction. None promises nothing."""
+        if not key.request_id:
+            return None
+        require_uuid4(key.request_id)
+        return await self._settled(key, fingerprint) if await self.is_known(key) else None
+
+    async def is_known(self, key: RequestKey) -> bool:
+        """Whether a request with this id was carried out before, whatever its body."""
+        known = await self._session.exec(select(RequestRow.request_id).where(*_is(key)))
+        return known.first() is not None
 
     async def settle(self, key: RequestKey, resource: str) -> None:
         """Records the answer of the call that `reserve` let go on."""
@@ -64,11 +67,6 @@ class Requests:
         return row.resource
 
 
-def fingerprint(message: bytes) -> str:
-    """What tells two requests apart: a hash of the deterministically serialized message."""
-    return hashlib.sha256(message).hexdigest()
-
-
 def _reservation(key: RequestKey, fingerprint: str) -> dict[str, object]:
     return {
         "project": key.project,
@@ -85,14 +83,3 @@ def _is(key: RequestKey) -> tuple[ColumnElement[bool], ...]:
         col(RequestRow.method) == key.method,
         col(RequestRow.request_id) == key.request_id,
     )
-
-
-def _require_uuid4(text: str) -> None:
-    try:
-        parsed = uuid.UUID(text)
-    except ValueError:
-        parsed = None
-    if parsed is None or parsed.version != 4 or str(parsed) != text.lower():
-        raise InvalidArgument.of(
-            "request_id", f"{text[:64]!r} is not a UUID4", "REQUEST_ID_INVALID"
-        )

@@ -200,12 +200,19 @@ async def _begin(session: Session) -> None:
         raise DatabaseUnavailable from error
 
 
-async def connect(engine: AsyncEngine) -> AsyncConnection:
+@asynccontextmanager
+async def connected(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
     """A connection outside any unit of work. Raises DatabaseUnavailable."""
-    try:
-        return await engine.connect()
-    except OSError as error:
-        raise DatabaseUnavailable from error
+    connection = engine.connect()
+    with translated():
+        try:
+            await connection.start()
+        except OSError as error:
+            raise DatabaseUnavailable from error
+        try:
+            yield connection
+        finally:
+            await connection.close()
 
 
 async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:

