@@ -1,0 +1,6 @@
+"""`python -m anneal.cli`."""
+
+from anneal.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""How a job is watched: a live bar for people, lines for pipes, JSON lines for programs."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.text import Text
+
+from anneal.cli.printing import Format, duration, is_terminal, print_json_line, size
+from anneal.client import Client
+from anneal.names import last_part
+from anneal.trainer.v1.tuning_job_pb2 import (
+    Checkpoint,
+    Evaluation,
+    LogLine,
+    TrainingStarted,
+    TrainingStep,
+    TuningJob,
+    TuningJobEvent,
+)
+
+WAITING = {
+    TuningJob.STATE_QUEUED: "waiting for a node  ",
+    TuningJob.STATE_RUNNING: "getting ready  ",
+    TuningJob.STATE_CANCELLING: "stopping  ",
+}
+"""What the bar says between a change of state and the next step."""
+
+STEP_LINE_EVERY_S = 1.0
+"""In plain lines, steps that are closer together than this are left out."""
+
+
+class View(Protocol):
+    """Shows events as they come."""
+
+    def show(self, event: TuningJobEvent) -> None: ...
+
+
+def watch_job(client: Client, job: str, after_sequence: int, output: Format) -> TuningJob:
+    """Shows a job's events until it has ended, and returns it.
+
+    Ctrl-C says how to go on and is passed on.
+    """
+    name = last_part(job)
+    try:
+        with _view(name, output) as view:
+            for event in client.jobs.watch(job, after_sequence=after_sequence):
+                view.show(event)
+    except KeyboardInterrupt:
+        if output is Format.TEXT:
+            print(f"\nthe job goes on; see it again with: anneal job watch {name}")
+        raise
+    ended = client.jobs.get(job)
+    if output is Format.TEXT:
+        print(_ending(client, ended))
+    return ended
+
+
+def _view(name: str, output: Format) -> AbstractContextManager[View]:
+    if output is Format.JSON:
+        return nullcontext(JsonLines())
+    return LiveBar(name) if is_terminal() else nullcontext(PlainLines())
+
+
+class JsonLines:
+    """An event a line."""
+
+    def show(self, event: TuningJobEvent) -> None:
+        print_json_line(event)
+
+
+class PlainLines:
+    """A line for each event; of steps, one a second of their own time and the last of a row."""
+
+    def __init__(self) -> None:
+        self._held: TuningJobEvent | None = None
+        self._last_step_s = 0.0
+
+    def show(self, event: TuningJobEvent) -> None:
+        if event.WhichOneof("event") == "step":
+            self._hold_or_print(event)
+            return
+        if self._held is not None:
+            self._print_step(self._held)
+        for line in lines_of(event):
+            print(line, flush=True)
+
+    def _hold_or_print(self, event: TuningJobEvent) -> None:
+        at_s = event.time.seconds + event.time.nanos / 1e9
+        if at_s - self._last_step_s >= STEP_LINE_EVERY_S:
+            self._print_step(event)
+        else:
+            self._held = event
+
+    def _print_step(self, event: TuningJobEvent) -> None:
+        self._held = None
+        self._last_step_s = event.time.seconds + event.time.nanos / 1e9
+        for line in lines_of(event):
+            print(line, flush=True)
+
+
+class LiveBar:
+    """A bar, with the figures of the last step below it and everything else in lines above it."""
+
+    def __init__(self, name: str, console: Console | None = None) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[place]}"),
+        )
+        self._task = self._progress.add_task(name, total=None, place="")
+        self._step = ""
+        self._held_out = ""
+        self._live = Live(self._screen("waiting for a node"), console=console)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def show(self, event: TuningJobEvent) -> None:
+        match event.WhichOneof("event"):
+            case "step":
+                self._show_step(event.step)
+                return
+            case "evaluation":
+                self._held_out = f"held-out {event.evaluation.loss:.4f}"
+            case "started":
+                self._progress.update(self._task, total=event.started.total_steps)
+            case "state_change":
+                self._step = WAITING.get(event.state_change.to, self._step)
+            case _:
+                pass
+        self._live.update(self._screen(self._step))
+        for line in lines_of(event):
+            self._live.console.print(line, markup=False, highlight=False)
+
+    def _show_step(self, step: TrainingStep) -> None:
+        place = f"{step.step}/{step.total_steps}  ETA {duration(step.eta.ToSeconds())}"
+        self._progress.update(self._task, total=step.total_steps, completed=step.step, place=place)
+        self._step = (
+            f"loss {step.loss:.4f}  best {step.best_loss:.4f}  "
+            f"{step.tokens_per_second:,.0f} tokens/s  "
+        )
+        self._live.update(self._screen(self._step))
+
+    def _screen(self, figures: str) -> Group:
+        return Group(self._progress, Text(figures + self._held_out))
+
+
+def lines_of(event: TuningJobEvent) -> Iterator[str]:
+    """Yields an event in words."""
+    match event.WhichOneof("event"):
+        case "state_change":
+            change = event.state_change
+            cause = f": {change.cause}" if change.cause else ""
+            yield f"{state_word(change.to)}{_of_attempt(event)}{cause}"
+        case "started":
+            yield _started(event.started)
+        case "step":
+            yield _step(event.step)
+        case "evaluation":
+            yield _evaluation(event.evaluation)
+        case "checkpoint":
+            yield _checkpoint(event.checkpoint)
+        case "log":
+            yield _log(event.log)
+        case _:  # an event of a newer service
+            return
+
+
+def state_word(state: TuningJob.State.ValueType) -> str:
+    """Returns `RUNNING` for STATE_RUNNING, and so on."""
+    return TuningJob.State.Name(state).removeprefix("STATE_")
+
+
+def _of_attempt(event: TuningJobEvent) -> str:
+    return f" (attempt {event.attempt})" if event.attempt > 1 else ""
+
+
+def _started(started: TrainingStarted) -> str:
+    resumed = f", resumed after step {started.start_step:,}" if started.start_step else ""
+    return (
+        f"learning from {started.training_examples:,} examples, {started.validation_examples:,} "
+        f"held out; {started.trainable_parameters:,} of {started.total_parameters:,} parameters "
+        f"change; {started.total_steps:,} steps{resumed}"
+    )
+
+
+def _step(step: TrainingStep) -> str:
+    return (
+        f"step {step.step}/{step.total_steps}  loss {step.loss:.4f}  best {step.best_loss:.4f}  "
+        f"epoch {step.epoch:.2f}  {step.tokens_per_second:,.0f} tokens/s  "
+        f"ETA {duration(step.eta.ToSeconds())}"
+    )
+
+
+def _evaluation(evaluation: Evaluation) -> str:
+    return (
+        f"held-out loss {evaluation.loss:.4f} after step {evaluation.step}, "
+        f"token accuracy {evaluation.token_accuracy:.1%}"
+    )
+
+
+def _checkpoint(checkpoint: Checkpoint) -> str:
+    return f"checkpoint after step {checkpoint.step}, {size(checkpoint.size_bytes)}"
+
+
+def _log(log: LogLine) -> str:
+    level = LogLine.Level.Name(log.level).removeprefix("LEVEL_").lower()
+    return log.message if log.level == LogLine.LEVEL_INFO else f"{level}: {log.message}"
+
+
+def _ending(client: Client, job: TuningJob) -> str:
+    short: Callable[[str], str] = client.names.short
+    if job.state == TuningJob.STATE_SUCCEEDED:
+        version = short(job.model_version)
+        return f"{short(job.name)} SUCCEEDED: {version}\nnext: anneal chat {version}"
+    cause = f": {job.error.message}" if job.error.message else ""
+    return f"{short(job.name)} {state_word(job.state)}{cause}"

@@ -1,0 +1,188 @@
+"""Supervised training datasets: upload, look at, download, delete."""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from anneal.connection import Connection, items_of_pages, new_request_id
+from anneal.dataset.v1.dataset_pb2 import (
+    SOURCE_FORMAT_UNSPECIFIED,
+    Dataset,
+    DatasetVersion,
+    Example,
+    SourceFormat,
+)
+from anneal.dataset.v1.dataset_service_pb2 import (
+    DeleteDatasetRequest,
+    DownloadDatasetVersionRequest,
+    GetDatasetRequest,
+    GetDatasetVersionRequest,
+    ListDatasetsRequest,
+    ListDatasetVersionsRequest,
+    PreviewDatasetVersionRequest,
+    UploadDatasetVersionRequest,
+    UploadHeader,
+)
+from anneal.dataset.v1.dataset_service_pb2_grpc import DatasetServiceStub
+from anneal.errors import Unavailable
+from anneal.files import PartFile, file_aside
+from anneal.names import Names
+from anneal.waiting import Patience
+
+Format = DownloadDatasetVersionRequest.Format
+Progress = Callable[[int, int], None]
+"""Called with the bytes that went over so far and the bytes in all, from a thread of gRPC."""
+
+CHUNK_BYTES = 512 * 1024
+UPLOAD_PATIENCE_S = 10.0
+
+
+class Datasets:
+    """`client.datasets`. Names may be short (`support`, `support@latest`, `support/v-…`)."""
+
+    def __init__(self, connection: Connection, names: Names) -> None:
+        self._connection = connection
+        self._names = names
+        self._rpc = DatasetServiceStub(connection.channel)
+
+    def upload(
+        self,
+        source: Path,
+        dataset: str,
+        *,
+        source_format: SourceFormat.ValueType = SOURCE_FORMAT_UNSPECIFIED,
+        prompt_field: str = "",
+        completion_field: str = "",
+        sha256: str = "",
+        validate_only: bool = False,
+        on_progress: Progress | None = None,
+    ) -> DatasetVersion:
+        """Stores the JSON lines of a file as a new version of `dataset`.
+
+        A lost connection is taken up again, from the start and under the same request id, so
+        that nothing is stored twice. Raises UploadRejected when any line is bad, OSError when the
+        file cannot be read.
+        """
+        header = UploadHeader(
+            parent=self._names.dataset(dataset),
+            request_id=new_request_id(),
+            format=source_format,
+            prompt_field=prompt_field,
+            completion_field=completion_field,
+            sha256=sha256,
+            validate_only=validate_only,
+        )
+        return Patience(UPLOAD_PATIENCE_S).call(
+            lambda: self._upload_once(header, source, on_progress),
+            lambda error: isinstance(error, Unavailable),
+        )
+
+    def get(self, dataset: str) -> Dataset:
+        request = GetDatasetRequest(name=self._names.dataset(dataset))
+        return self._connection.ask(self._rpc.GetDataset, request)
+
+    def list(self) -> Iterator[Dataset]:
+        """Yields the project's datasets by name."""
+
+        def page(token: str) -> tuple[Iterable[Dataset], str]:
+            request = ListDatasetsRequest(parent=self._names.parent, page_token=token)
+            answer = self._connection.ask(self._rpc.ListDatasets, request)
+            return answer.datasets, answer.next_page_token
+
+        return items_of_pages(page)
+
+    def delete(self, dataset: str, *, etag: str = "") -> None:
+        """Deletes a dataset with all its versions. With an etag: only if it is the present one."""
+        request = DeleteDatasetRequest(name=self._names.dataset(dataset), etag=etag)
+        self._connection.ask(self._rpc.DeleteDataset, request)
+
+    def version(self, version: str) -> DatasetVersion:
+        request = GetDatasetVersionRequest(name=self._names.dataset_version(version))
+        return self._connection.ask(self._rpc.GetDatasetVersion, request)
+
+    def versions(self, dataset: str) -> Iterator[DatasetVersion]:
+        """Yields a dataset's versions, newest first."""
+
+        def page(token: str) -> tuple[Iterable[DatasetVersion], str]:
+            parent = self._names.dataset(dataset)
+            request = ListDatasetVersionsRequest(parent=parent, page_token=token)
+            answer = self._connection.ask(self._rpc.ListDatasetVersions, request)
+            return answer.dataset_versions, answer.next_page_token
+
+        return items_of_pages(page)
+
+    def preview(self, version: str, *, limit: int | None = None) -> Iterator[Example]:
+        """Yields a version's examples in their order, all of them or the first `limit`."""
+        name = self._names.dataset_version(version)
+
+        def page(token: str) -> tuple[Iterable[Example], str]:
+            request = PreviewDatasetVersionRequest(
+                name=name, page_size=min(limit or 200, 200), page_token=token
+            )
+            answer = self._connection.ask(self._rpc.PreviewDatasetVersion, request)
+            return answer.examples, answer.next_page_token
+
+        return islice(items_of_pages(page), limit)
+
+    def download(
+        self,
+        version: str,
+        target: Path,
+        *,
+        file_format: Format.ValueType = DownloadDatasetVersionRequest.FORMAT_JSONL,
+    ) -> Path:
+        """Writes a version to `target`, which appears only when it is whole.
+
+        A Parquet file is checked against the version's digest: DataLoss if it differs.
+        """
+        found = self.version(version)
+        request = DownloadDatasetVersionRequest(name=found.name, format=file_format)
+        is_canonical = file_format == DownloadDatasetVersionRequest.FORMAT_PARQUET
+        with file_aside(target) as aside:
+            part = PartFile(aside)
+            for answer in self._connection.follow(self._rpc.DownloadDatasetVersion, request):
+                part.write(answer.chunk)
+            part.finish(found.digest if is_canonical else "")
+        return target
+
+    def _upload_once(
+        self, header: UploadHeader, source: Path, on_progress: Progress | None
+    ) -> DatasetVersion:
+        reader = _Reader(source, on_progress)
+        try:
+            return self._connection.send(self._rpc.UploadDatasetVersion, reader.requests(header))
+        finally:
+            reader.raise_failure()
+
+
+class _Reader:
+    """Cuts a file into an upload's messages. gRPC iterates them in a thread of its own, and would
+    only say that something failed there: what did is kept for the caller.
+    """
+
+    def __init__(self, source: Path, on_progress: Progress | None) -> None:
+        self._source = source
+        self._size_bytes = source.stat().st_size
+        self._on_progress = on_progress
+        self._failure: Exception | None = None
+
+    def requests(self, header: UploadHeader) -> Iterator[UploadDatasetVersionRequest]:
+        yield UploadDatasetVersionRequest(header=header)
+        try:
+            yield from self._chunks()
+        except Exception as error:
+            self._failure = error
+            raise
+
+    def raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _chunks(self) -> Iterator[UploadDatasetVersionRequest]:
+        sent = 0
+        with self._source.open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                yield UploadDatasetVersionRequest(chunk=chunk)
+                sent += len(chunk)
+                if self._on_progress is not None:
+                    self._on_progress(sent, self._size_bytes)

@@ -1,0 +1,189 @@
+"""Tuning jobs: create, list, cancel, watch, wait."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+
+from anneal.connection import Connection, items_of_pages, new_request_id
+from anneal.errors import AnnealError, DataLoss, DeadlineExceeded, Refusal, Unavailable
+from anneal.names import Names
+from anneal.trainer.v1.tuning_job_pb2 import (
+    LoraMethod,
+    TrainingParameters,
+    TuningJob,
+    TuningJobEvent,
+)
+from anneal.trainer.v1.tuning_job_service_pb2 import (
+    CancelTuningJobRequest,
+    CreateTuningJobRequest,
+    GetTuningJobRequest,
+    ListTuningJobsRequest,
+    WatchTuningJobRequest,
+)
+from anneal.trainer.v1.tuning_job_service_pb2_grpc import TuningJobServiceStub
+from anneal.waiting import Patience
+
+FINAL_STATES = frozenset(
+    {TuningJob.STATE_SUCCEEDED, TuningJob.STATE_FAILED, TuningJob.STATE_CANCELLED}
+)
+WATCH_PATIENCE_S = 300.0
+_EVENTS_MISSING = "EVENTS_MISSING"
+_LOST = frozenset({"UNAVAILABLE", "CANCELLED", "UNKNOWN", "INTERNAL"})
+_MADE_BY_GRPC = frozenset({"", "UNREACHABLE"})
+
+
+class Jobs:
+    """`client.jobs`. Names may be short: a job's or a dataset's last part."""
+
+    def __init__(self, connection: Connection, names: Names) -> None:
+        self._connection = connection
+        self._names = names
+        self._rpc = TuningJobServiceStub(connection.channel)
+
+    def create(
+        self,
+        dataset: str,
+        base_model: str,
+        *,
+        method: LoraMethod | None = None,
+        training: TrainingParameters | None = None,
+        model: str = "",
+        seed: int = 0,
+        max_attempts: int = 0,
+        labels: Mapping[str, str] | None = None,
+        job_id: str = "",
+        validate_only: bool = False,
+    ) -> TuningJob:
+        """Puts a job into the queue; what is left out takes the service's default.
+
+        `dataset` is a dataset (its newest version) or one version of it. The result becomes a new
+        version of `model`, by default the model named like the dataset. With `validate_only`
+        everything is checked and nothing made.
+        """
+        job = TuningJob(
+            dataset_version=self._names.dataset_version(dataset),
+            base_model=self._names.base_model(base_model),
+            model=self._names.model(model) if model else "",
+            lora=method or LoraMethod(),
+            training=training,
+            seed=seed,
+            max_attempts=max_attempts,
+            labels=labels or {},
+        )
+        request = CreateTuningJobRequest(
+            parent=self._names.parent,
+            tuning_job_id=job_id,
+            tuning_job=job,
+            request_id=new_request_id(),
+            validate_only=validate_only,
+        )
+        return self._connection.ask(self._rpc.CreateTuningJob, request)
+
+    def get(self, job: str) -> TuningJob:
+        request = GetTuningJobRequest(name=self._names.tuning_job(job))
+        return self._connection.ask(self._rpc.GetTuningJob, request)
+
+    def list(self, *, filter_text: str = "") -> Iterator[TuningJob]:
+        """Yields the project's jobs, newest first; `filter_text` is AIP-160 (`state = RUNNING`)."""
+
+        def page(token: str) -> tuple[Iterable[TuningJob], str]:
+            request = ListTuningJobsRequest(
+                parent=self._names.parent, page_token=token, filter=filter_text
+            )
+            answer = self._connection.ask(self._rpc.ListTuningJobs, request)
+            return answer.tuning_jobs, answer.next_page_token
+
+        return items_of_pages(page)
+
+    def cancel(self, job: str, *, etag: str = "") -> TuningJob:
+        request = CancelTuningJobRequest(
+            name=self._names.tuning_job(job), etag=etag, request_id=new_request_id()
+        )
+        return self._connection.ask(self._rpc.CancelTuningJob, request)
+
+    def watch(
+        self,
+        job: str,
+        *,
+        after_sequence: int = 0,
+        timeout_s: float | None = None,
+        patience_s: float = WATCH_PATIENCE_S,
+    ) -> Iterator[TuningJobEvent]:
+        """Yields every event after a place in the job's history, until the job has ended.
+
+        A lost connection is taken up again where it broke: no event is missing and none comes
+        twice. Raises what broke it when nothing came for `patience_s`, DeadlineExceeded after
+        `timeout_s`.
+        """
+        name = self._names.tuning_job(job)
+        end = None if timeout_s is None else time.monotonic() + timeout_s
+        last = after_sequence
+        patience = Patience(patience_s)
+        while True:
+            before = last
+            try:
+                for event in self._events(name, last, _left_s(end)):
+                    last = event.sequence
+                    patience.restart()
+                    yield event
+                # A service that shuts down ends its streams too: only silence is the end.
+                if last == before and self.get(name).state in FINAL_STATES:
+                    return
+                failure = _stopped(name)
+            except AnnealError as error:
+                if not _is_passing(error):
+                    raise
+                failure = error
+            if not patience.pause():
+                raise failure
+
+    def wait(
+        self,
+        job: str,
+        *,
+        on_event: Callable[[TuningJobEvent], None] | None = None,
+        timeout_s: float | None = None,
+    ) -> TuningJob:
+        """Returns the job when it has ended, however it ended: look at its `state`."""
+        for event in self.watch(job, timeout_s=timeout_s):
+            if on_event is not None:
+                on_event(event)
+        return self.get(job)
+
+    def _events(self, name: str, last: int, timeout_s: float | None) -> Iterator[TuningJobEvent]:
+        """Yields the events after `last`. Raises DataLoss where one is missing."""
+        request = WatchTuningJobRequest(name=name, after_sequence=last)
+        answers = self._connection.follow(self._rpc.WatchTuningJob, request, timeout_s)
+        with closing(answers):
+            for event in (answer.event for answer in answers):
+                if event.sequence > last + 1:
+                    raise _missing(name, last + 1)
+                if event.sequence == last + 1:
+                    last = event.sequence
+                    yield event
+
+
+def _is_passing(error: AnnealError) -> bool:
+    """Whether the connection broke or the service went away, rather than refused."""
+    is_broken = error.code in _LOST and error.reason in _MADE_BY_GRPC
+    return error.code == "UNAVAILABLE" or error.reason == _EVENTS_MISSING or is_broken
+
+
+def _left_s(end: float | None) -> float | None:
+    if end is None:
+        return None
+    left_s = end - time.monotonic()
+    if left_s <= 0:
+        message = "the job has not ended in the time given; it goes on"
+        raise DeadlineExceeded(Refusal("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", message))
+    return left_s
+
+
+def _missing(name: str, sequence: int) -> DataLoss:
+    message = f"event {sequence} of {name} is missing"
+    return DataLoss(Refusal("DATA_LOSS", _EVENTS_MISSING, message))
+
+
+def _stopped(name: str) -> AnnealError:
+    message = f"the service ends every watch of {name}, though the job has not ended"
+    return Unavailable(Refusal("UNAVAILABLE", "WATCH_ENDED", message))
