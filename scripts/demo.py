@@ -20,9 +20,8 @@ from rich.progress import (
     Progress,
     TaskID,
     TextColumn,
-    TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 
 from anneal import AnnealError, Client, Platform
 from anneal.abtest.v1.experiment_pb2 import ExperimentReport, Pair, Vote
@@ -118,7 +117,7 @@ def tune(client: Client, progress: Progress) -> ModelVersion:
     )
     progress.update(upload, note=f"{version.example_count} examples")
     job = client.jobs.create(version.name, BASE, method=METHOD, training=TRAINING, seed=SEED)
-    training = progress.add_task("train (LoRA)", total=None, note="waits for the engine")
+    training = progress.add_task("train", total=None, note="waits for the engine")
     ended = client.jobs.wait(job.name, on_event=lambda event: show_event(progress, training, event))
     if ended.state != TuningJob.STATE_SUCCEEDED:
         raise SystemExit(
@@ -133,8 +132,8 @@ def show_event(progress: Progress, task: TaskID, event: TuningJobEvent) -> None:
     if event.HasField("step"):
         step = event.step
         note = (
-            f"loss {step.loss:.3f}  best {step.best_loss:.3f}  epoch {step.epoch:.1f}  "
-            f"{step.tokens_per_second:.0f} tok/s"
+            f"loss {step.loss:.3f}  {step.tokens_per_second:,.0f} tok/s  "
+            f"{step.eta.ToSeconds()} s left"
         )
         progress.update(task, total=step.total_steps, completed=step.step, note=note)
     if event.HasField("evaluation"):
@@ -153,7 +152,7 @@ def read_held_out() -> Iterator[HeldOut]:
 def score(client: Client, progress: Progress, model: str, held_out: Sequence[HeldOut]) -> Quality:
     """The held-out loss of a model."""
     quality = Quality()
-    task = progress.add_task(f"score {model.rsplit('/', 1)[-1]}", total=len(held_out), note="")
+    task = progress.add_task("score", total=len(held_out), note="")
     for one in held_out:
         turns = (
             {"role": "user", "content": one.question},
@@ -181,7 +180,7 @@ def judge(
         [one.question for one in held_out],
         max_output_tokens=MAX_OUTPUT_TOKENS,
     )
-    task = progress.add_task("blind votes", total=len(held_out), note="")
+    task = progress.add_task("judge blind", total=len(held_out), note="")
     while (pair := client.experiments.next_pair(experiment.name, VOTER)) is not None:
         reference = references[pair.messages[-1].content]
         vote = client.experiments.vote(pair.name, VOTER, choose(pair, reference))
@@ -209,11 +208,10 @@ def likeness(answer: str, reference: str) -> float:
 @contextmanager
 def bars(console: Console) -> Generator[Progress]:
     columns = (
-        TextColumn("{task.description:<18}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.description:<12}"),
+        BarColumn(bar_width=14),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True)),
     )
     with Progress(*columns, console=console) as progress:
         yield progress

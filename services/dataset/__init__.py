@@ -1,0 +1,1 @@
+"""The dataset service: labeled examples, validated, stored whole, handed out again."""

@@ -1,0 +1,65 @@
+"""What can be wrong with one line of an upload, and where."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+Path = tuple[str | int, ...]
+"""The keys and indexes that lead from the line's object to a value in it."""
+
+MAX_POINTER_BYTES = 64
+
+
+class FlawCode(StrEnum):
+    """`LineFault.code` of the API."""
+
+    NOT_UTF8 = "NOT_UTF8"
+    LINE_TOO_LONG = "LINE_TOO_LONG"
+    NOT_JSON = "NOT_JSON"
+    NOT_AN_OBJECT = "NOT_AN_OBJECT"
+    DUPLICATE_KEY = "DUPLICATE_KEY"
+    NOT_A_FINITE_NUMBER = "NOT_A_FINITE_NUMBER"
+    LONE_SURROGATE = "LONE_SURROGATE"
+    TOO_DEEP = "TOO_DEEP"
+    MISSING_FIELD = "MISSING_FIELD"
+    UNKNOWN_FIELD = "UNKNOWN_FIELD"
+    WRONG_TYPE = "WRONG_TYPE"
+    EMPTY = "EMPTY"
+    UNKNOWN_ROLE = "UNKNOWN_ROLE"
+    ROLE_ORDER = "ROLE_ORDER"
+    NO_ASSISTANT_TURN = "NO_ASSISTANT_TURN"
+    TOO_MANY_MESSAGES = "TOO_MANY_MESSAGES"
+
+
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """One thing that is wrong with a line. `message` has at most 60 characters."""
+
+    code: FlawCode
+    message: str
+    path: Path = ()
+
+    @property
+    def pointer(self) -> str:
+        return pointer(self.path)
+
+
+class BadLine(Exception):
+    """A line that holds no labeled example, with everything that is wrong with it."""
+
+    def __init__(self, *flaws: Flaw) -> None:
+        super().__init__(*flaws)
+        self.flaws = flaws
+
+
+def pointer(path: Path) -> str:
+    """A JSON pointer (RFC 6901) of at most 64 bytes.
+
+    A longer path is cut at a whole key, so that the pointer names a value around the place.
+    """
+    text = ""
+    for key in path:
+        longer = f"{text}/{str(key).replace('~', '~0').replace('/', '~1')}"
+        if len(longer.encode()) > MAX_POINTER_BYTES:
+            return text
+        text = longer
+    return text

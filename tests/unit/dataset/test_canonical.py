@@ -1,0 +1,102 @@
+"""The canonical file: same examples, same bytes; readable a row group at a time."""
+
+import hashlib
+import io
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.chat.conversation import Conversation, Message, Role
+from services.dataset.domain import canonical
+from services.dataset.domain.canonical import (
+    ROW_GROUP_CHARACTERS,
+    ROW_GROUP_EXAMPLES,
+    CanonicalReader,
+    CanonicalWriter,
+    Damaged,
+)
+
+
+def asked(question: str, answer: str = "yes", *, train: bool = True) -> Conversation:
+    return (Message(Role.USER, question), Message(Role.ASSISTANT, answer, train))
+
+
+def written(*examples: Conversation) -> bytes:
+    file = io.BytesIO()
+    writer = CanonicalWriter(file)
+    for example in examples:
+        writer.append(example)
+    writer.close()
+    return file.getvalue()
+
+
+def read(content: bytes) -> list[list[Conversation]]:
+    reader = CanonicalReader(content[-CanonicalReader.footer_bytes(content[-8:]) :])
+    return [
+        list(reader.read(group, content[group.offset : group.offset + group.size_bytes]))
+        for group in reader.groups
+    ]
+
+
+turns = st.builds(Message, st.just(Role.USER), st.text()) | st.builds(
+    Message, st.just(Role.ASSISTANT), st.text(), st.booleans()
+)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.lists(turns, min_size=1).map(tuple), min_size=1))
+def test_what_is_written_is_read_and_written_alike_again(examples: list[Conversation]):
+    content = written(*examples)
+
+    assert read(content) == [examples]
+    assert written(*examples) == content
+
+
+def test_other_parquet_readers_find_the_agreed_column():
+    content = written(asked("1+1?", "2", train=False))
+
+    table = pq.read_table(io.BytesIO(content))
+
+    assert table.column_names == ["messages"]
+    assert table.column("messages").to_pylist() == [
+        [
+            {"role": "user", "content": "1+1?", "train": False},
+            {"role": "assistant", "content": "2", "train": False},
+        ]
+    ]
+
+
+def test_a_row_group_ends_after_so_many_examples():
+    groups = read(written(*[asked(str(number)) for number in range(ROW_GROUP_EXAMPLES + 1)]))
+
+    assert [len(group) for group in groups] == [ROW_GROUP_EXAMPLES, 1]
+    assert groups[1] == [asked(str(ROW_GROUP_EXAMPLES))]
+
+
+def test_a_row_group_ends_after_so_many_characters():
+    long = asked("x" * (ROW_GROUP_CHARACTERS // 4))
+
+    assert [len(group) for group in read(written(*[long] * 5))] == [4, 1]
+
+
+def test_the_digest_is_the_files_sha256():
+    content = written(asked("1+1?"))
+
+    assert canonical.digest(io.BytesIO(content)) == hashlib.sha256(content).hexdigest()
+
+
+def test_a_flipped_bit_is_noticed_when_its_row_group_is_read():
+    content = bytearray(written(*[asked(str(number)) for number in range(1000)]))
+    content[len(content) // 3] ^= 1
+
+    with pytest.raises(Damaged):
+        read(bytes(content))
+
+
+def test_what_is_no_parquet_is_damaged():
+    with pytest.raises(Damaged):
+        read(b"something else entirely")
+    with pytest.raises(Damaged):
+        CanonicalReader(b"\x00" * 50 + b"\x20\x00\x00\x00PAR1")
