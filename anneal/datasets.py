@@ -1,5 +1,6 @@
 """Supervised training datasets: upload, look at, download, delete."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -53,12 +54,12 @@ class Datasets:
         source_format: SourceFormat.ValueType = SOURCE_FORMAT_UNSPECIFIED,
         prompt_field: str = "",
         completion_field: str = "",
-        sha256: str = "",
         validate_only: bool = False,
         on_progress: Progress | None = None,
     ) -> DatasetVersion:
         """Stores the JSON lines of a file as a new version of `dataset`.
 
+        The file is hashed first: only the digest proves to the service that it got all of it.
         A lost connection is taken up again, from the start and under the same request id, so
         that nothing is stored twice. Raises UploadRejected when any line is bad, OSError when the
         file cannot be read.
@@ -69,7 +70,7 @@ class Datasets:
             format=source_format,
             prompt_field=prompt_field,
             completion_field=completion_field,
-            sha256=sha256,
+            sha256=_sha256_of(source),
             validate_only=validate_only,
         )
         return Patience(UPLOAD_PATIENCE_S).call(
@@ -153,6 +154,11 @@ class Datasets:
             return self._connection.send(self._rpc.UploadDatasetVersion, reader.requests(header))
         finally:
             reader.raise_failure()
+
+
+def _sha256_of(source: Path) -> str:
+    with source.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class _Reader:

@@ -1,18 +1,24 @@
 """Configuration: a frozen dataclass read from the environment and, below it, a TOML file."""
 
 import os
+import secrets
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_origin, get_type_hints
 
+import structlog
 from pydantic import TypeAdapter, ValidationError
 
+from services.common.paging import PageTokens
 from services.common.process import StartupError
 
 D = TypeVar("D")
 Raw = dict[str, Any]
+
+_SECRET_BYTES = 32
+_log = structlog.get_logger(__name__)
 
 
 class ConfigError(StartupError):
@@ -46,6 +52,20 @@ def read(cls: type[D], prefix: str = "ANNEAL_", env: Mapping[str, str] | None = 
         if not problems:
             return value
     raise ConfigError(problems)
+
+
+def page_tokens(secret: str) -> PageTokens:
+    """The signer for ANNEAL_PAGE_SECRET, which is hex and the same for all replicas and starts.
+
+    Without a secret, tokens are good for this process only. Raises ConfigError.
+    """
+    if not secret:
+        _log.warning("page_secret.generated", set="ANNEAL_PAGE_SECRET")
+        return PageTokens(secrets.token_bytes(_SECRET_BYTES))
+    try:
+        return PageTokens(bytes.fromhex(secret))
+    except ValueError as error:
+        raise ConfigError(["ANNEAL_PAGE_SECRET must be hex, 16 bytes at least"]) from error
 
 
 def _from_env(cls: type[Any], prefix: str, env: Mapping[str, str]) -> Raw:

@@ -29,7 +29,7 @@ DETAIL_ENCODERS = {Rejection: translation.rejection_message}
 async def run() -> None:
     config = settings.read(DatasetConfig)
     logs.configure(config.log_level)
-    tokens = config.page_tokens()
+    tokens = settings.page_tokens(config.page_secret)
     limits = UploadLimits(config.max_upload_bytes, config.spool_dir)
     blobs = ObstoreBlobs.open(config.blobs_url)
     await upgrade(config.database_url, MIGRATIONS)
