@@ -1,0 +1,236 @@
+"""Blobs are whole or absent, on every kind of store, and prove themselves when read."""
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import obstore
+import pytest
+
+from services.common.blobs import (
+    PIECE_BYTES,
+    Blob,
+    BlobCorrupt,
+    BlobMissing,
+    Blobs,
+    BlobsUnavailable,
+    ObstoreBlobs,
+)
+from services.common.faults import InvalidArgument
+
+LARGE = os.urandom(1000) * 10_000  # 10 MB: more than one part of a multipart upload
+ABSENT = "0" * 64
+
+
+async def pieces(content: bytes, size: int = 300_000) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), size):
+        yield content[start : start + size]
+
+
+async def cut_after(content: bytes) -> AsyncIterator[bytes]:
+    async for piece in pieces(content):
+        yield piece
+    raise ConnectionResetError("the caller went away")
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def keys(blobs: Blobs) -> list[str]:
+    """What lies in the store, whole or not."""
+    assert isinstance(blobs, ObstoreBlobs)
+    store = blobs._store  # pyright: ignore[reportPrivateUsage]
+    return sorted(str(entry["path"]) for page in obstore.list(store) for entry in page)
+
+
+@pytest.mark.parametrize("content", [b"", b"small", LARGE], ids=["empty", "small", "large"])
+async def test_what_is_put_is_read_under_its_sha256(blobs: Blobs, content: bytes):
+    blob = await blobs.put(pieces(content))
+
+    assert blob == Blob(sha256(content), len(content))
+    assert await blobs.exists(blob.digest)
+    assert await blobs.read(blob.digest) == content
+    assert keys(blobs) == [f"sha256/{blob.digest[:2]}/{blob.digest}"]
+
+
+async def test_bytes_and_a_file_and_chunks_of_equal_content_are_one_blob(
+    blobs: Blobs, tmp_path: Path
+):
+    path = tmp_path / "file"
+    path.write_bytes(LARGE)
+
+    from_file = await blobs.put_file(path)
+    from_bytes = await blobs.put(LARGE)
+    from_chunks = await blobs.put(pieces(LARGE))
+
+    assert from_bytes == from_file == from_chunks == Blob(sha256(LARGE), len(LARGE))
+    assert len(keys(blobs)) == 1
+    assert await blobs.read(from_file.digest) == LARGE
+
+
+async def test_a_cut_upload_leaves_nothing_and_raises_what_cut_it(blobs: Blobs):
+    with pytest.raises(ConnectionResetError):
+        await blobs.put(cut_after(LARGE))
+    with pytest.raises(ConnectionResetError):
+        await blobs.put(cut_after(b"small"))
+
+    assert keys(blobs) == []
+
+
+async def test_a_cancelled_upload_leaves_nothing(blobs: Blobs):
+    half_way = asyncio.Event()
+
+    async def stalled() -> AsyncIterator[bytes]:
+        async for piece in pieces(LARGE):
+            yield piece
+        half_way.set()
+        await asyncio.sleep(60)
+
+    putting = asyncio.create_task(blobs.put(stalled()))
+    await half_way.wait()
+    putting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await putting
+
+    assert keys(blobs) == []
+
+
+async def test_an_upload_that_is_cut_does_not_touch_an_equal_blob(blobs: Blobs):
+    blob = await blobs.put(b"kept")
+    with pytest.raises(ConnectionResetError):
+        await blobs.put(cut_after(b"kept"))
+
+    assert await blobs.read(blob.digest) == b"kept"
+
+
+async def test_many_equal_uploads_at_once_end_in_one_blob(blobs: Blobs):
+    stored = await asyncio.gather(*(blobs.put(pieces(LARGE[:2_000_000])) for _ in range(8)))
+
+    assert len(set(stored)) == 1
+    assert len(keys(blobs)) == 1
+
+
+async def test_a_stream_comes_in_bounded_pieces_from_any_offset(blobs: Blobs):
+    digest = (await blobs.put(LARGE)).digest
+
+    for offset in (0, 1, 5_000_000, len(LARGE) - 1, len(LARGE)):
+        got = [piece async for piece in blobs.stream(digest, offset)]
+        assert b"".join(got) == LARGE[offset:]
+        assert all(0 < len(piece) <= PIECE_BYTES for piece in got)
+
+
+async def test_an_offset_outside_the_blob_is_refused(blobs: Blobs):
+    digest = (await blobs.put(b"12345")).digest
+
+    for offset in (-1, 6):
+        with pytest.raises(InvalidArgument):
+            _ = [piece async for piece in blobs.stream(digest, offset)]
+
+
+async def test_a_fetched_file_is_the_blob(blobs: Blobs, tmp_path: Path):
+    digest = (await blobs.put(LARGE)).digest
+    target = tmp_path / "target"
+    target.write_bytes(b"old")
+
+    await blobs.fetch(digest, target)
+
+    assert target.read_bytes() == LARGE
+
+
+async def test_damaged_bytes_are_refused_and_leave_the_target_as_it_was(
+    blobs: Blobs, tmp_path: Path
+):
+    assert isinstance(blobs, ObstoreBlobs)
+    digest = (await blobs.put(b"the truth")).digest
+    store = blobs._store  # pyright: ignore[reportPrivateUsage]
+    await obstore.put_async(store, f"sha256/{digest[:2]}/{digest}", b"tampered!")
+    target = tmp_path / "fetched" / "target"
+    target.parent.mkdir()
+
+    with pytest.raises(BlobCorrupt):
+        await blobs.fetch(digest, target)
+    with pytest.raises(BlobCorrupt):
+        await blobs.read(digest)
+
+    assert list(target.parent.iterdir()) == []
+
+
+async def test_a_missing_blob_is_told(blobs: Blobs, tmp_path: Path):
+    assert not await blobs.exists(ABSENT)
+    with pytest.raises(BlobMissing):
+        await blobs.read(ABSENT)
+    with pytest.raises(BlobMissing):
+        _ = [piece async for piece in blobs.stream(ABSENT, 5)]
+    with pytest.raises(BlobMissing):
+        await blobs.fetch(ABSENT, tmp_path / "target")
+
+    assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.parametrize("digest", ["", "../../etc/passwd", "A" * 64, "0" * 63, "0" * 64 + "\n"])
+async def test_what_is_no_digest_never_becomes_a_path(blobs: Blobs, digest: str):
+    with pytest.raises(InvalidArgument):
+        await blobs.exists(digest)
+    with pytest.raises(InvalidArgument):
+        await blobs.read(digest)
+
+
+async def test_ping_answers(blobs: Blobs):
+    await blobs.ping()
+
+
+async def test_a_store_that_does_not_answer_is_unavailable():
+    nowhere = ObstoreBlobs.open(
+        "s3://bucket",
+        s3={
+            "endpoint": "http://127.0.0.1:9",
+            "region": "r",
+            "access_key_id": "k",
+            "secret_access_key": "s",
+        },
+    )
+    with pytest.raises(BlobsUnavailable):
+        await nowhere.ping()
+    with pytest.raises(BlobsUnavailable):
+        await nowhere.put(b"content")
+    with pytest.raises(BlobsUnavailable):
+        await nowhere.read(ABSENT)
+
+
+async def test_a_directory_that_vanished_is_unavailable(tmp_path: Path):
+    blobs = ObstoreBlobs.open((tmp_path / "mount").as_uri())
+    (tmp_path / "mount").rmdir()
+
+    with pytest.raises(BlobsUnavailable):
+        await blobs.ping()
+
+
+async def test_a_bucket_that_does_not_exist_is_unavailable(s3: object):
+    from typing import Any, cast
+
+    blobs = ObstoreBlobs.open("s3://no-such-bucket", s3=cast(Any, s3))
+    with pytest.raises(BlobsUnavailable):
+        await blobs.ping()
+
+
+async def test_a_local_blob_is_synced_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    root = tmp_path / "blobs"
+    blobs = ObstoreBlobs.open(root.as_uri())
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def observe(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced.append(path.relative_to(root).parts[0] if path != root else ".")
+        synced.extend(["named"] if list(root.glob("sha256/*/*")) else [])
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", observe)
+    await blobs.put(b"precious")
+
+    assert synced == ["staging", "sha256", "named", "sha256", "named", ".", "named"]
