@@ -1,0 +1,1 @@
+"""Compares two models blind: answers, pairs, votes, and what they prove."""

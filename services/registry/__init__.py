@@ -1,0 +1,1 @@
+"""Keeps model versions with their lineage, their aliases, and the list of base models."""

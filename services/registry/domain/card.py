@@ -1,0 +1,105 @@
+"""The model card: what a reader should know of a version, in Markdown (GFM)."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+from services.common.manifest import JSON
+from services.registry.domain.models import ModelVersion
+
+_MAX_CELL_CHARACTERS = 500
+_SPECIAL = re.compile(r"[\\`*\[\]<>|&!#~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+_METHODS = {"lora": "Low-rank adapter (LoRA)"}
+
+
+def render(version: ModelVersion) -> str:
+    """The card. Texts of others are escaped: they stay text, in the cell that they are in."""
+    sections = (
+        _head(version),
+        _section("Origin", _table(("", ""), _origin(version))),
+        _section("Method", _method(version)),
+        _section("Metrics", _table(("metric", "value"), _sorted(version.metrics))),
+        _section("Files", _table(("path", "bytes", "sha256"), _files(version))),
+        _section("Use", _use(version)),
+    )
+    return "\n\n".join(sections) + "\n"
+
+
+def cell(value: JSON) -> str:
+    """Any value as text that can neither leave its table cell nor format anything."""
+    text = f"{value:g}" if isinstance(value, float) else _plain(value)
+    printable = "".join(char if char.isprintable() else " " for char in text)
+    short = printable[:_MAX_CELL_CHARACTERS]
+    return _SPECIAL.sub(lambda match: f"\\{match[0]}", short)
+
+
+def _plain(value: JSON) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(_plain(item) for item in value)
+    return str(value)
+
+
+def _head(version: ModelVersion) -> str:
+    lineage = version.lineage
+    what = _METHODS.get(lineage.method, lineage.method)
+    lines = [
+        f"# {cell(version.name.model)}, version {version.ordinal}",
+        "",
+        f"{cell(what)} for {cell(lineage.base_model)}, registered on "
+        f"{version.create_time:%Y-%m-%d %H:%M} UTC.",
+    ]
+    if version.aliases:
+        lines += ["", f"Known as: {', '.join(cell(alias) for alias in version.aliases)}."]
+    return "\n".join(lines)
+
+
+def _section(title: str, body: str) -> str:
+    return f"## {title}\n\n{body}"
+
+
+def _origin(version: ModelVersion) -> Iterable[tuple[str, str]]:
+    lineage = version.lineage
+    return (
+        ("Version", str(version.name)),
+        ("Manifest", version.manifest_digest),
+        ("Tuning job", lineage.tuning_job),
+        ("Data", lineage.dataset_version),
+        ("Data digest", lineage.dataset_digest),
+        ("Base model", lineage.base_model),
+        ("Base model digest", lineage.base_model_digest),
+        ("Code", lineage.code_version),
+    )
+
+
+def _method(version: ModelVersion) -> str:
+    table = _table(("hyperparameter", "value"), _sorted(version.lineage.hyperparameters))
+    return f"{cell(version.lineage.method)}\n\n{table}"
+
+
+def _files(version: ModelVersion) -> Iterable[tuple[JSON, ...]]:
+    return ((file.path, file.size_bytes, file.sha256) for file in version.artifacts)
+
+
+def _sorted(values: Mapping[str, JSON]) -> Iterable[tuple[str, JSON]]:
+    return sorted(values.items())
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[JSON, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *(tuple(map(cell, row)) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _use(version: ModelVersion) -> str:
+    """Only resource ids go in: they hold nothing but letters, digits and hyphens."""
+    folder = f"{version.name.model}-{version.name.version}"
+    return f"""```sh
+anneal model download {version.name} {folder}
+```
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+base = "path/to/the/base/model"
+tokenizer = AutoTokenizer.from_pretrained(base)
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), "{folder}")
+```"""
