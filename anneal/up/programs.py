@@ -39,7 +39,12 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
 ENGINE_GRACE_S = 10.0
 """Less than the supervisor's: the node must have stopped its engine before it is killed."""
 
-_PASSED_ON = ("ANNEAL_LOG_LEVEL", "ANNEAL_ENGINE_THREADS", "ANNEAL_THREADS")
+_PASSED_ON = (
+    "ANNEAL_LOG_LEVEL",
+    "ANNEAL_ENGINE_THREADS",
+    "ANNEAL_THREADS",
+    "ANNEAL_LEASES_LEASE_S",
+)
 
 
 def require_installed() -> Path:
@@ -100,8 +105,8 @@ def environments(
 ) -> dict[str, dict[str, str]]:
     """Returns what each service and the node are told.
 
-    Of the caller's own `ANNEAL_…` variables only the log level and thread counts go on: the
-    others may speak of another installation.
+    Of the caller's own `ANNEAL_…` variables only the log level, thread counts and the length of
+    leases go on: the others may speak of another installation.
     """
     common = {key: value for key, value in inherited.items() if not key.startswith("ANNEAL_")}
     common |= {key: inherited[key] for key in _PASSED_ON if key in inherited}

@@ -3,15 +3,9 @@
 import asyncio
 from collections.abc import Callable
 
-import structlog
-
-from services.common.faults import Unavailable
 from services.trainer.node.attempt import Attempt
 from services.trainer.node.lease import Cause, Lease, Leases
-
-_FIRST_RETRY_S = 0.5
-_LAST_RETRY_S = 5.0
-_log = structlog.get_logger()
+from services.trainer.node.retrying import repeated
 
 
 class Agent:
@@ -58,20 +52,12 @@ class Agent:
         A claim under way when the node is told to stop is cancelled; should the service have
         granted it at that very moment, the lease runs out and the job is queued again.
         """
-        claim = asyncio.create_task(self._claim_patiently())
+        claim = asyncio.create_task(
+            repeated(lambda: self._leases.claim(self._claim_wait_s), "node.trainer_away")
+        )
         await asyncio.wait({claim, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not claim.done():
             claim.cancel()
             await asyncio.wait({claim})
             return None
         return claim.result()
-
-    async def _claim_patiently(self) -> Lease | None:
-        retry_s = _FIRST_RETRY_S
-        while True:
-            try:
-                return await self._leases.claim(self._claim_wait_s)
-            except Unavailable as error:
-                _log.warning("node.no_service", error=error.message)
-                await asyncio.sleep(retry_s)
-                retry_s = min(2 * retry_s, _LAST_RETRY_S)

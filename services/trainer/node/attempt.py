@@ -3,19 +3,24 @@
 import asyncio
 import importlib.metadata
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import structlog
 
-from services.common.blobs import BlobsUnavailable
 from services.common.directories import Directories
 from services.common.faults import DataLoss, NotFound, Unavailable
 from services.trainer.engine.process import ExitCode
 from services.trainer.node import translation
-from services.trainer.node.engine import EngineEvent, EngineExit, EngineGarbled, EngineProcess
+from services.trainer.node.engine import (
+    ENGINE,
+    EngineEvent,
+    EngineExit,
+    EngineGarbled,
+    EngineProcess,
+)
 from services.trainer.node.lease import (
     Cause,
     Failure,
@@ -28,6 +33,7 @@ from services.trainer.node.lease import (
     StoredCheckpoint,
 )
 from services.trainer.node.outcomes import unexplained, with_last_lines, words
+from services.trainer.node.retrying import repeated
 from services.trainer.node.telemetry import Telemetry
 
 T = TypeVar("T")
@@ -36,20 +42,20 @@ _HEARTBEATS_PER_LEASE = 3
 _SLOWEST_HEARTBEAT_S = 3.0
 """A heartbeat is how a node hears that its job was cancelled."""
 
-_FIRST_RETRY_S = 0.2
-_LAST_RETRY_S = 5.0
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
 class AttemptSettings:
     """`grace_s`: how long a stopping engine may take for its last step and checkpoint.
-    `storage_patience_s`: how long the blob store may be away before the attempt ends."""
+    `storage_patience_s`: how long the blob store may be away before the attempt ends.
+    `engine`: the program, called with a job file."""
 
     work_dir: Path
     threads: int
     grace_s: float
     storage_patience_s: float
+    engine: Sequence[str] = ENGINE
 
 
 class Attempt:
@@ -191,7 +197,7 @@ class Attempt:
         """Runs one to its end."""
         job_file = self._directory / "job.json"
         job_file.write_text(translation.job_file(self._lease, paths, self._settings.threads))
-        engine = self._engine = await EngineProcess.start(job_file)
+        engine = self._engine = await EngineProcess.start(job_file, self._settings.engine)
         if self._stop_cause is not None:  # it came while there was no engine to be told
             self._stop_engine()
         async for event in engine.events():
@@ -286,31 +292,17 @@ class Attempt:
 
     async def _insist(self, call: Callable[[], Awaitable[None]]) -> None:
         """Calls until the service answers; the heartbeats find out if the lease is gone."""
-        retry_s = _FIRST_RETRY_S
-        while True:
-            try:
-                await call()
-                return
-            except Unavailable as error:
-                _log.warning("attempt.waiting", job=self._lease.job, error=error.message)
-                await asyncio.sleep(retry_s)
-                retry_s = min(2 * retry_s, _LAST_RETRY_S)
+        await repeated(call, "attempt.trainer_away", job=self._lease.job)
 
     async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
-        """What the blob store answers. Raises BlobsUnavailable when it has been away for too
-        long, or when the attempt is told to stop meanwhile."""
-        deadline_s = asyncio.get_running_loop().time() + self._settings.storage_patience_s
-        retry_s = _FIRST_RETRY_S
-        while True:
-            try:
-                return await call()
-            except BlobsUnavailable as error:
-                left_s = deadline_s - asyncio.get_running_loop().time()
-                if left_s <= 0 or self._stop_cause is not None:
-                    raise
-                _log.warning("attempt.waiting", job=self._lease.job, error=error.message)
-                await asyncio.sleep(min(retry_s, left_s))
-                retry_s = min(2 * retry_s, _LAST_RETRY_S)
+        """What the blob store answers. Raises Unavailable when it has been away for too long, or
+        when the attempt is told to stop meanwhile."""
+
+        def gives_up(waited_s: float) -> bool:
+            too_long = waited_s >= self._settings.storage_patience_s
+            return too_long or self._stop_cause is not None
+
+        return await repeated(call, "attempt.blobs_away", gives_up, job=self._lease.job)
 
     async def _end_children(self) -> None:
         if self._storing is not None:

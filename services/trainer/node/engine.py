@@ -56,7 +56,7 @@ class EngineProcess:
         self._stderr = asyncio.create_task(self._read_stderr())
 
     @classmethod
-    async def start(cls, job_file: Path, program: Sequence[str] = ENGINE) -> Self:
+    async def start(cls, job_file: Path, program: Sequence[str]) -> Self:
         loop = asyncio.get_running_loop()
         transport, protocol = await loop.subprocess_exec(
             lambda: _GroupLeader(_LINE_LIMIT_BYTES, loop),

@@ -3,16 +3,11 @@
 import asyncio
 from dataclasses import dataclass
 
-import structlog
-
 from anneal.trainer.v1 import tuning_job_pb2 as pb
-from services.common.bus import Bus, BusUnavailable
+from services.common.bus import Bus
 from services.common.clock import Clock
 from services.common.names import project_of
-
-_FIRST_RETRY_S = 0.2
-_LAST_RETRY_S = 5.0
-_log = structlog.get_logger()
+from services.trainer.node.retrying import repeated
 
 
 @dataclass(frozen=True)
@@ -72,12 +67,8 @@ class Telemetry:
     async def _publish(self, numbered: _Numbered) -> None:
         message_id = f"{self._job}:{self._attempt}:{numbered.sequence}"
         payload = numbered.event.SerializeToString()
-        retry_s = _FIRST_RETRY_S
-        while True:
-            try:
-                await self._bus.publish(self._subject, payload, message_id)
-                return
-            except BusUnavailable as error:
-                _log.warning("telemetry.waiting", job=self._job, error=error.message)
-                await asyncio.sleep(retry_s)
-                retry_s = min(2 * retry_s, _LAST_RETRY_S)
+        await repeated(
+            lambda: self._bus.publish(self._subject, payload, message_id),
+            "telemetry.bus_away",
+            job=self._job,
+        )

@@ -1,0 +1,72 @@
+"""The services that know what a job can be made of."""
+
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, TypeVar
+
+import grpc
+import grpc.aio
+
+from anneal.dataset.v1 import dataset_service_pb2 as dataset_pb
+from anneal.registry.v1 import registry_service_pb2 as registry_pb
+from anneal.registry.v1.base_model_pb2 import BaseModelSource as SourceMessage
+from services.common.faults import Unavailable
+from services.trainer.control.domain.job import BaseModelSource, HubSource, ManifestSource
+from services.trainer.control.domain.names import BaseModelName, DatasetVersionName
+from services.trainer.control.domain.ports import BaseModel, DatasetVersion
+
+if TYPE_CHECKING:  # the generated code has this class in its stubs only
+    from anneal.dataset.v1.dataset_service_pb2_grpc import DatasetServiceAsyncStub
+    from anneal.registry.v1.registry_service_pb2_grpc import RegistryServiceAsyncStub
+
+T = TypeVar("T")
+
+_DOWN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+
+
+class GrpcDatasets:
+    """The dataset service's versions."""
+
+    def __init__(self, stub: "DatasetServiceAsyncStub") -> None:
+        self._stub = stub
+
+    async def resolve(self, name: DatasetVersionName) -> DatasetVersion | None:
+        request = dataset_pb.GetDatasetVersionRequest(name=str(name))
+        found = await _found("dataset", self._stub.GetDatasetVersion(request))
+        if found is None:
+            return None
+        resolved = DatasetVersionName.parse(found.name)
+        return DatasetVersion(resolved, found.digest, found.example_count)
+
+
+class GrpcBaseModels:
+    """The registry's list of base models."""
+
+    def __init__(self, stub: "RegistryServiceAsyncStub") -> None:
+        self._stub = stub
+
+    async def find(self, name: BaseModelName) -> BaseModel | None:
+        request = registry_pb.GetBaseModelRequest(name=str(name))
+        found = await _found("registry", self._stub.GetBaseModel(request))
+        if found is None:
+            return None
+        return BaseModel(BaseModelName.parse(found.name), found.digest, _source(found.source))
+
+
+async def _found(service: str, call: Awaitable[T]) -> T | None:
+    """The answer, None for NOT_FOUND. Raises Unavailable if the service is down."""
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.NOT_FOUND:
+            return None
+        if error.code() in _DOWN:
+            raise Unavailable(
+                "DEPENDENCY_DOWN", f"the {service} service does not answer", service=service
+            ) from error
+        raise
+
+
+def _source(message: SourceMessage) -> BaseModelSource:
+    if message.WhichOneof("source") == "hub":
+        return HubSource(message.hub.repository, message.hub.revision)
+    return ManifestSource(message.manifest_digest)

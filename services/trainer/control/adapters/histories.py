@@ -1,0 +1,124 @@
+"""Attempts and events as rows."""
+
+from collections.abc import Sequence, Set
+
+from sqlalchemy import ColumnElement, Update, insert
+from sqlmodel import col, select, update
+
+from services.common.store import Session, insert_new
+from services.trainer.control import to_proto
+from services.trainer.control.adapters.rows import attempt, attempt_values
+from services.trainer.control.adapters.tables import AttemptRow, EventRow
+from services.trainer.control.domain.attempts import Attempt
+from services.trainer.control.domain.job import TuningJob
+from services.trainer.control.domain.names import TuningJobName
+from services.trainer.control.domain.ports import HistoryEntry, Place, StateChange
+from services.trainer.control.domain.progress import Telemetry
+
+_FRESH = {"populate_existing": True}
+_DIRECT = {"synchronize_session": False}
+
+
+class SqlAttempts:
+    """The attempts of one transaction."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def add(self, attempt: Attempt) -> bool:
+        return await insert_new(self._session, AttemptRow, attempt_values(attempt))
+
+    async def find(self, job: TuningJobName, number: int) -> Attempt | None:
+        return await self._one(col(AttemptRow.job) == str(job), col(AttemptRow.number) == number)
+
+    async def of(self, job: TuningJob) -> Attempt:
+        found = await self.find(job.name, job.attempt)
+        if found is None:
+            raise LookupError(f"{job.name} has no row of its attempt {job.attempt}")
+        return found
+
+    async def claimed_under(self, request_id: str) -> Attempt | None:
+        return await self._one(col(AttemptRow.request_id) == request_id)
+
+    async def release(self, request_id: str) -> None:
+        theirs = update(AttemptRow).where(col(AttemptRow.request_id) == request_id)
+        await self._session.exec(theirs.values(request_id=None), execution_options=_DIRECT)
+
+    async def tell_step(self, job: TuningJobName, number: int, step: int) -> None:
+        row = _row(job, number).values(step=step)
+        await self._session.exec(row, execution_options=_DIRECT)
+
+    async def end(self, attempt: Attempt) -> None:
+        row = _row(attempt.job, attempt.number).values(
+            end_time=attempt.end_time,
+            outcome=attempt.outcome,
+            message=attempt.message,
+            mark=attempt.mark,
+        )
+        await self._session.exec(row, execution_options=_DIRECT)
+
+    async def _one(self, *conditions: ColumnElement[bool]) -> Attempt | None:
+        wanted = select(AttemptRow).where(*conditions)
+        row = (await self._session.exec(wanted, execution_options=_FRESH)).one_or_none()
+        return None if row is None else attempt(row)
+
+
+class SqlHistory:
+    """The events of one transaction."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def add_change(self, change: StateChange) -> None:
+        job = change.after
+        event = EventRow(
+            job=str(job.name),
+            sequence=job.event_count,
+            attempt=job.attempt,
+            number=None,
+            time=job.update_time,
+            payload=to_proto.state_event(change).SerializeToString(),
+        )
+        self._session.add(event)
+        await self._session.flush()
+
+    async def known(self, job: TuningJobName, places: Sequence[Place]) -> Set[Place]:
+        numbers = [number for _, number in places]
+        wanted = select(EventRow.attempt, EventRow.number).where(
+            col(EventRow.job) == str(job),
+            col(EventRow.attempt).in_({attempt for attempt, _ in places}),
+            col(EventRow.number).between(min(numbers), max(numbers)),
+        )
+        rows = await self._session.exec(wanted)
+        return {(attempt, number) for attempt, number in rows if number is not None}
+
+    async def add_telemetry(self, told: Sequence[Telemetry], sequence: int) -> None:
+        rows = [_values(event, place) for place, event in enumerate(told, sequence)]
+        connection = await self._session.connection()
+        await connection.execute(insert(EventRow), rows)
+
+    async def after(self, job: TuningJobName, sequence: int, limit: int) -> Sequence[HistoryEntry]:
+        wanted = (
+            select(EventRow.sequence, EventRow.payload)
+            .where(col(EventRow.job) == str(job), col(EventRow.sequence) > sequence)
+            .order_by(col(EventRow.sequence))
+            .limit(limit)
+        )
+        return [HistoryEntry(*row) for row in await self._session.exec(wanted)]
+
+
+def _values(told: Telemetry, sequence: int) -> dict[str, object]:
+    return {
+        "job": str(told.job),
+        "sequence": sequence,
+        "attempt": told.attempt,
+        "number": told.number,
+        "time": told.time,
+        "payload": told.payload,
+    }
+
+
+def _row(job: TuningJobName, number: int) -> Update:
+    return update(AttemptRow).where(
+        col(AttemptRow.job) == str(job), col(AttemptRow.number) == number
+    )

@@ -1,0 +1,148 @@
+"""Rows ⇄ values of the domain."""
+
+import json
+from dataclasses import asdict
+from functools import lru_cache
+from typing import Any
+
+from services.trainer.control.adapters.tables import AttemptRow, JobRow
+from services.trainer.control.domain.attempts import Attempt
+from services.trainer.control.domain.endings import Cause, Failure
+from services.trainer.control.domain.job import (
+    BaseModelSource,
+    Checkpoint,
+    HubSource,
+    JobSpec,
+    ManifestSource,
+    TuningJob,
+)
+from services.trainer.control.domain.names import (
+    BaseModelName,
+    DatasetVersionName,
+    ModelName,
+    TuningJobName,
+)
+from services.trainer.control.domain.progress import Progress
+from services.trainer.control.domain.settings import JobSettings
+from services.trainer.control.domain.states import State
+
+Values = dict[str, Any]
+
+
+def fixed_values(job: TuningJob) -> Values:
+    """The columns that never change."""
+    spec = job.spec
+    return {
+        "name": str(job.name),
+        "uid": job.uid,
+        "project": job.name.project,
+        "base_model": str(spec.base_model),
+        "dataset_version": str(spec.dataset_version),
+        "model": str(spec.model),
+        "labels": spec.settings.labels,
+        "spec": _spec_text(spec),
+        "create_time": job.create_time,
+    }
+
+
+def changing_values(job: TuningJob) -> Values:
+    return {
+        "state": job.state.value,
+        "attempt": job.attempt,
+        "failures": job.failures,
+        "event_count": job.event_count,
+        "attempt_event_count": job.attempt_event_count,
+        "progress": json.dumps(asdict(job.progress)),
+        "failure": json.dumps(asdict(job.failure)) if job.failure else None,
+        "checkpoint": json.dumps(asdict(job.checkpoint)) if job.checkpoint else None,
+        "model_version": job.model_version,
+        "node": job.node,
+        "update_time": job.update_time,
+        "ready_time": job.ready_time,
+        "lease_expire_time": job.lease_expire_time,
+        "start_time": job.start_time,
+        "end_time": job.end_time,
+    }
+
+
+def tuning_job(row: JobRow) -> TuningJob:
+    return TuningJob(
+        name=TuningJobName.parse(row.name),
+        uid=row.uid,
+        spec=_spec(row.base_model, row.dataset_version, row.model, row.spec),
+        state=State(row.state),
+        attempt=row.attempt,
+        failures=row.failures,
+        event_count=row.event_count,
+        attempt_event_count=row.attempt_event_count,
+        progress=Progress(**json.loads(row.progress)),
+        failure=_failure(row.failure),
+        checkpoint=Checkpoint(**json.loads(row.checkpoint)) if row.checkpoint else None,
+        model_version=row.model_version,
+        node=row.node,
+        create_time=row.create_time,
+        update_time=row.update_time,
+        ready_time=row.ready_time,
+        lease_expire_time=row.lease_expire_time,
+        start_time=row.start_time,
+        end_time=row.end_time,
+    )
+
+
+def attempt_values(attempt: Attempt) -> Values:
+    return asdict(attempt) | {
+        "job": str(attempt.job),
+        "request_id": attempt.request_id or None,
+    }
+
+
+def attempt(row: AttemptRow) -> Attempt:
+    return Attempt(
+        job=TuningJobName.parse(row.job),
+        number=row.number,
+        node=row.node,
+        request_id=row.request_id or "",
+        start_time=row.start_time,
+        step=row.step,
+        end_time=row.end_time,
+        outcome=row.outcome,
+        message=row.message,
+        mark=row.mark,
+    )
+
+
+def _spec_text(spec: JobSpec) -> str:
+    return json.dumps(
+        {
+            "base_model_digest": spec.base_model_digest,
+            "base_model_source": asdict(spec.base_model_source),
+            "dataset_digest": spec.dataset_digest,
+            "settings": spec.settings.model_dump(mode="json"),
+        }
+    )
+
+
+@lru_cache(maxsize=1024)
+def _spec(base_model: str, dataset_version: str, model: str, text: str) -> JobSpec:
+    """A job is read again and again, and its spec never changes."""
+    kept = json.loads(text)
+    return JobSpec(
+        base_model=BaseModelName.parse(base_model),
+        base_model_digest=kept["base_model_digest"],
+        base_model_source=_source(kept["base_model_source"]),
+        dataset_version=DatasetVersionName.parse(dataset_version),
+        dataset_digest=kept["dataset_digest"],
+        model=ModelName.parse(model),
+        settings=JobSettings.model_validate(kept["settings"]),
+    )
+
+
+def _source(fields: dict[str, str]) -> BaseModelSource:
+    return ManifestSource(**fields) if "digest" in fields else HubSource(**fields)
+
+
+def _failure(text: str | None) -> Failure | None:
+    if text is None:
+        return None
+    fields = json.loads(text)
+    return Failure(Cause(fields["cause"]), fields["message"])

@@ -1,0 +1,58 @@
+"""The trainer's unit of work over SQLite or PostgreSQL."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import event
+
+from services.common.outbox import Outbox
+from services.common.store import Session, database_now
+from services.trainer.control.adapters.histories import SqlAttempts, SqlHistory
+from services.trainer.control.adapters.jobs import SqlJobs
+from services.trainer.control.adapters.outgoing import CreateRequests, OutboxNews
+from services.trainer.control.domain.job import TuningJob
+from services.trainer.control.domain.signals import Signals
+
+Now = Callable[[Session], Awaitable[datetime]]
+
+
+@dataclass(frozen=True)
+class TrainerTables:
+    """All tables in one transaction."""
+
+    jobs: SqlJobs
+    attempts: SqlAttempts
+    history: SqlHistory
+    news: OutboxNews
+    requests: CreateRequests
+    session: Session
+    signals: Signals
+    clock: Now
+
+    async def now(self) -> datetime:
+        return await self.clock(self.session)
+
+    def announce(self, job: TuningJob) -> None:
+        def committed(_: object) -> None:
+            self.signals.job_committed(job)
+
+        event.listen(self.session.sync_session, "after_commit", committed, once=True)
+
+
+def trainer_tables(signals: Signals, now: Now = database_now) -> Callable[[Session], TrainerTables]:
+    """What a Store builds its units with. `now` is another than the database's clock in tests."""
+
+    def tables(session: Session) -> TrainerTables:
+        return TrainerTables(
+            jobs=SqlJobs(session),
+            attempts=SqlAttempts(session),
+            history=SqlHistory(session),
+            news=OutboxNews(Outbox(session)),
+            requests=CreateRequests(session),
+            session=session,
+            signals=signals,
+            clock=now,
+        )
+
+    return tables

@@ -1,0 +1,90 @@
+"""The tables of the trainer's database. What is never asked for by itself is kept as JSON text:
+unlike the JSON types of databases, it holds the NaN of a training that diverged."""
+
+from datetime import datetime
+from typing import Any, ClassVar
+
+from sqlalchemy import JSON, ForeignKeyConstraint, Index, LargeBinary, UniqueConstraint
+from sqlmodel import BigInteger, Field, SQLModel
+
+from services.common.columns import UtcDateTime
+from services.common.tables import service_registry
+
+
+class Row(SQLModel, registry=service_registry()):
+    """Base of this service's tables."""
+
+
+class JobRow(Row, table=True):
+    """A job as it stands, with its lease."""
+
+    __tablename__: ClassVar[Any] = "jobs"
+    __table_args__ = (
+        Index(None, "project", "create_time", "name"),  # lists
+        Index(None, "state", "create_time", "name"),  # the queue
+        Index(None, "lease_expire_time"),  # the reaper
+    )
+
+    name: str = Field(primary_key=True)
+    uid: str
+    project: str
+    base_model: str
+    dataset_version: str
+    model: str
+    labels: dict[str, str] = Field(sa_type=JSON)
+    spec: str
+    state: str
+    attempt: int
+    failures: int
+    event_count: int = Field(sa_type=BigInteger)
+    attempt_event_count: int = Field(sa_type=BigInteger)
+    progress: str
+    failure: str | None
+    checkpoint: str | None
+    model_version: str
+    node: str
+    create_time: datetime = Field(sa_type=UtcDateTime)
+    update_time: datetime = Field(sa_type=UtcDateTime)
+    ready_time: datetime = Field(sa_type=UtcDateTime)
+    lease_expire_time: datetime | None = Field(sa_type=UtcDateTime)
+    start_time: datetime | None = Field(sa_type=UtcDateTime)
+    end_time: datetime | None = Field(sa_type=UtcDateTime)
+
+
+class AttemptRow(Row, table=True):
+    """A lease, and how it ended. `request_id` is that of the claim which got it."""
+
+    __tablename__: ClassVar[Any] = "attempts"
+    __table_args__ = (
+        UniqueConstraint("request_id"),
+        ForeignKeyConstraint(["job"], ["jobs.name"], ondelete="CASCADE"),
+    )
+
+    job: str = Field(primary_key=True)
+    number: int = Field(primary_key=True)
+    node: str
+    request_id: str | None
+    start_time: datetime = Field(sa_type=UtcDateTime)
+    step: int
+    end_time: datetime | None = Field(sa_type=UtcDateTime)
+    outcome: str
+    message: str
+    mark: str
+
+
+class EventRow(Row, table=True):
+    """An event of a job's history. `number` is the node's within the attempt; NULL for changes of
+    state, which no node tells. `payload` is a TuningJobEvent without its sequence."""
+
+    __tablename__: ClassVar[Any] = "job_events"
+    __table_args__ = (
+        UniqueConstraint("job", "attempt", "number"),
+        ForeignKeyConstraint(["job"], ["jobs.name"], ondelete="CASCADE"),
+    )
+
+    job: str = Field(primary_key=True)
+    sequence: int = Field(primary_key=True, sa_type=BigInteger)
+    attempt: int
+    number: int | None = Field(sa_type=BigInteger)
+    time: datetime = Field(sa_type=UtcDateTime)
+    payload: bytes = Field(sa_type=LargeBinary)

@@ -1,0 +1,96 @@
+"""What the trainer refuses, and why."""
+
+from typing import TypeVar
+
+from services.common.faults import (
+    Aborted,
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Violation,
+)
+from services.trainer.control.domain.names import (
+    BaseModelName,
+    DatasetVersionName,
+    TuningJobName,
+)
+from services.trainer.control.domain.states import State
+
+T = TypeVar("T")
+
+
+class TuningJobNotFound(NotFound):
+    def __init__(self, name: TuningJobName) -> None:
+        super().__init__(name)
+        self.reason = "TUNING_JOB_NOT_FOUND"
+
+
+class TuningJobExists(AlreadyExists):
+    def __init__(self, name: TuningJobName) -> None:
+        super().__init__(name)
+        self.reason = "TUNING_JOB_EXISTS"
+
+
+class WrongState(FailedPrecondition):
+    """The job can not go there from where it stands."""
+
+    def __init__(self, name: TuningJobName, state: State, to: State) -> None:
+        super().__init__(
+            "WRONG_STATE",
+            f"{name} is {state} and can not become {to}",
+            resource=name,
+            state=state,
+            to=to,
+        )
+
+
+class StaleAttempt(Aborted):
+    """The attempt has ended: its node stops, and writes no more."""
+
+    def __init__(self, name: TuningJobName, attempt: int, current: int, state: State) -> None:
+        super().__init__(
+            "STALE_ATTEMPT",
+            f"attempt {attempt} of {name} has ended; stop work on it",
+            resource=name,
+            attempt=attempt,
+            current_attempt=current,
+            state=state,
+        )
+
+
+class BaseModelMismatch(InvalidArgument):
+    """The node trained on top of something else than its lease said."""
+
+    def __init__(self, used: str, leased: str) -> None:
+        description = f"the lease is for the base model {leased}, not for {used}"
+        super().__init__([Violation("base_model_digest", description, "BASE_MODEL_MISMATCH")])
+
+
+class ClaimIdReused(InvalidArgument):
+    """A claim's request_id belongs to one node."""
+
+    def __init__(self) -> None:
+        description = "was used by another node; make a new UUID4"
+        super().__init__([Violation("request_id", description, "REQUEST_ID_REUSED")])
+
+
+def no_base_model(name: BaseModelName) -> Violation:
+    return Violation(
+        "tuning_job.base_model",
+        f"{name} is not on the registry's list; see ListBaseModels",
+        "BASE_MODEL_NOT_FOUND",
+    )
+
+
+def no_dataset_version(name: DatasetVersionName) -> Violation:
+    return Violation(
+        "tuning_job.dataset_version", f"{name} does not exist", "DATASET_VERSION_NOT_FOUND"
+    )
+
+
+def existing(name: TuningJobName, job: T | None) -> T:
+    """The job that was found. Raises TuningJobNotFound if none was."""
+    if job is None:
+        raise TuningJobNotFound(name)
+    return job

@@ -1,0 +1,201 @@
+"""A tuning job, and every way in which it changes.
+
+All changes are pure: they take the present job and the database's time and give the next job.
+A change of state goes through `advance`, which holds to the table in `states`.
+"""
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from services.common.etags import etag
+from services.common.ids import content_id
+from services.trainer.control.domain.endings import (
+    NOT_COUNTED,
+    NOT_RETRIED,
+    Cause,
+    Ending,
+    Failure,
+    Result,
+)
+from services.trainer.control.domain.errors import BaseModelMismatch, StaleAttempt, WrongState
+from services.trainer.control.domain.names import (
+    BaseModelName,
+    DatasetVersionName,
+    ModelName,
+    TuningJobName,
+)
+from services.trainer.control.domain.progress import Progress, Report
+from services.trainer.control.domain.settings import JobSettings
+from services.trainer.control.domain.states import FINAL, HELD, MOVES, State
+
+_LONGEST_RETRY_DELAY = timedelta(seconds=60)
+
+
+@dataclass(frozen=True)
+class ManifestSource:
+    """A base model whose files are blobs, listed by the manifest blob of this digest."""
+
+    digest: str
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A repository of a model hub (`owner/name`) at a commit of 40 hexadecimal digits."""
+
+    repository: str
+    revision: str
+
+
+BaseModelSource = ManifestSource | HubSource
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """What is to be trained, resolved when the job is created: nothing in it changes after."""
+
+    base_model: BaseModelName
+    base_model_digest: str
+    base_model_source: BaseModelSource
+    dataset_version: DatasetVersionName
+    dataset_digest: str
+    model: ModelName
+    settings: JobSettings
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A place from which a later attempt can go on."""
+
+    step: int
+    manifest_digest: str
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class TuningJob:
+    """A job as it stands.
+
+    `attempt` counts claims and fences the writes of nodes; `failures` counts the attempts that
+    `max_attempts` limits. `event_count` is the length of the history, and so the sequence of its
+    last event; `attempt_event_count` is how many of them the node told in the current attempt.
+    """
+
+    name: TuningJobName
+    uid: str
+    spec: JobSpec
+    create_time: datetime
+    update_time: datetime
+    ready_time: datetime
+    state: State = State.QUEUED
+    attempt: int = 0
+    failures: int = 0
+    event_count: int = 0
+    attempt_event_count: int = 0
+    progress: Progress = field(default_factory=Progress)
+    failure: Failure | None = None
+    checkpoint: Checkpoint | None = None
+    model_version: str = ""
+    node: str = ""
+    lease_expire_time: datetime | None = None
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+
+    @property
+    def etag(self) -> str:
+        """Changes with every change of state: no state comes twice within an attempt."""
+        return etag(self.uid, self.state, self.attempt)
+
+    @property
+    def error(self) -> Failure | None:
+        """Why it FAILED, or why it waits again."""
+        return self.failure if self.state in (State.FAILED, State.QUEUED) else None
+
+    def require_attempt(self, attempt: int) -> None:
+        """Raises StaleAttempt unless `attempt` holds the lease."""
+        if self.state not in HELD or attempt != self.attempt:
+            raise StaleAttempt(self.name, attempt, self.attempt, self.state)
+
+    def awaits_events(self, attempt: int, event_count: int) -> bool:
+        """Whether the attempt goes on and the history lacks some of the events it published."""
+        current = self.state in HELD and attempt == self.attempt
+        return current and self.attempt_event_count < event_count
+
+    def heard(self, attempt: int, report: Report, now: datetime) -> "TuningJob":
+        """The history has one more event of an attempt. What an earlier attempt tells changes no
+        figure."""
+        if attempt != self.attempt:
+            return replace(self, event_count=self.event_count + 1)
+        current = self.state in HELD
+        return replace(
+            self,
+            event_count=self.event_count + 1,
+            attempt_event_count=self.attempt_event_count + 1,
+            progress=self.progress.after(report) if current else self.progress,
+            update_time=now if current else self.update_time,
+        )
+
+    def kept(self, expire_time: datetime, checkpoint: Checkpoint | None) -> "TuningJob":
+        """The node is alive; its checkpoint counts unless a later one is known."""
+        known = self.checkpoint
+        if checkpoint is None or (known is not None and checkpoint.step < known.step):
+            checkpoint = known
+        return replace(self, lease_expire_time=expire_time, checkpoint=checkpoint)
+
+    def cancelled(self, now: datetime) -> "TuningJob":
+        """At once when it waits, else as soon as its node has stopped. Raises WrongState."""
+        match self.state:
+            case State.CANCELLING | State.CANCELLED:
+                return self
+            case State.RUNNING:
+                return advance(self, State.CANCELLING, now)
+            case State.QUEUED | State.SUCCEEDED | State.FAILED:
+                return advance(self, State.CANCELLED, now)
+
+    def ended(self, ending: Ending, now: datetime, retry_delay: timedelta) -> "TuningJob":
+        """The current attempt has ended. Raises BaseModelMismatch."""
+        if isinstance(ending, Result):
+            _require_same_base_model(ending, self.spec)
+        if self.state is State.CANCELLING:
+            return advance(self, State.CANCELLED, now)
+        if isinstance(ending, Result):
+            return self._succeeded(ending, now)
+        return self._failed(ending, now, retry_delay)
+
+    def _succeeded(self, result: Result, now: datetime) -> "TuningJob":
+        version = self.spec.model.version(content_id(result.manifest_digest))
+        done = advance(self, State.SUCCEEDED, now)
+        return replace(done, model_version=version, progress=self.progress.stored())
+
+    def _failed(self, failure: Failure, now: datetime, retry_delay: timedelta) -> "TuningJob":
+        failures = self.failures + (failure.cause not in NOT_COUNTED)
+        job = replace(self, failure=failure, failures=failures)
+        if failure.cause in NOT_RETRIED or failures >= self.spec.settings.max_attempts:
+            return advance(job, State.FAILED, now)
+        delay = _retry_delay(failure, failures, retry_delay)
+        return replace(advance(job, State.QUEUED, now), ready_time=now + delay)
+
+
+def advance(job: TuningJob, to: State, now: datetime) -> TuningJob:
+    """The one way to another state; the history gets an event of it. Raises WrongState."""
+    if to not in MOVES[job.state]:
+        raise WrongState(job.name, job.state, to)
+    return replace(
+        job,
+        state=to,
+        event_count=job.event_count + 1,
+        update_time=now,
+        end_time=now if to in FINAL else None,
+        lease_expire_time=job.lease_expire_time if to in HELD else None,
+    )
+
+
+def _retry_delay(failure: Failure, failures: int, first: timedelta) -> timedelta:
+    """A job that fails by itself waits longer each time, so that others get their turn."""
+    if failure.cause in NOT_COUNTED or failure.cause is Cause.LEASE_EXPIRED:
+        return timedelta()
+    return min(first * 2 ** (failures - 1), _LONGEST_RETRY_DELAY)
+
+
+def _require_same_base_model(result: Result, spec: JobSpec) -> None:
+    if result.base_model_digest not in ("", spec.base_model_digest):
+        raise BaseModelMismatch(result.base_model_digest, spec.base_model_digest)

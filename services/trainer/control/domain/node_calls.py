@@ -1,0 +1,86 @@
+"""What a node may say, with its limits."""
+
+import uuid
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from services.common.names import ID_RULE
+from services.trainer.control.domain.endings import (
+    MAX_MESSAGE_CHARACTERS,
+    Cause,
+    Failure,
+    Result,
+)
+from services.trainer.control.domain.job import Checkpoint
+
+MAX_WAIT_S = 30
+_ID = r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$"
+
+
+def _uuid4(text: str) -> str:
+    try:
+        parsed = uuid.UUID(text)
+    except ValueError:
+        parsed = None
+    if parsed is None or parsed.version != 4 or str(parsed) != text.lower():
+        raise ValueError("not a UUID4")
+    return text
+
+
+def _printable(text: str) -> str:
+    """PostgreSQL's text holds no NUL, a log line of an engine may."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="a sha256 in hex")]
+Message = Annotated[str, Field(max_length=MAX_MESSAGE_CHARACTERS), AfterValidator(_printable)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class NodeCall(BaseModel):
+    """A call of a node, whose fields are named as in its request."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ClaimCall(NodeCall):
+    node: str = Field(pattern=_ID, description=ID_RULE)
+    wait: float = Field(default=0.0, ge=0, le=MAX_WAIT_S)
+    request_id: Annotated[str, AfterValidator(_uuid4)] | None = None
+
+
+class StoredCheckpoint(NodeCall):
+    step: Count
+    manifest_digest: Digest
+    size_bytes: Count = 0
+
+    def value(self) -> Checkpoint:
+        return Checkpoint(self.step, self.manifest_digest, self.size_bytes)
+
+
+class HeartbeatCall(NodeCall):
+    step: Count
+    checkpoint: StoredCheckpoint | None = None
+
+
+class CompleteCall(NodeCall):
+    manifest_digest: Digest
+    base_model_digest: Digest | None = None
+    code_version: str = ""
+    metrics: dict[str, float] = Field(default_factory=dict[str, float])
+    event_count: Count
+
+    def ending(self) -> Result:
+        return Result(
+            self.manifest_digest, self.base_model_digest or "", self.code_version, self.metrics
+        )
+
+
+class FailCall(NodeCall):
+    cause: Cause
+    message: Message = ""
+    event_count: Count
+
+    def ending(self) -> Failure:
+        return Failure(self.cause, self.message)

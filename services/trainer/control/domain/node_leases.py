@@ -1,0 +1,209 @@
+"""Leases: nodes claim jobs, keep them, and end them; each write is fenced by its attempt."""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from services.common.faults import Aborted, Unavailable
+from services.trainer.control.domain.attempts import Attempt
+from services.trainer.control.domain.changes import change, record
+from services.trainer.control.domain.endings import Cause, Ending, Failure, Result
+from services.trainer.control.domain.errors import ClaimIdReused, existing
+from services.trainer.control.domain.job import Checkpoint, TuningJob
+from services.trainer.control.domain.names import TuningJobName
+from services.trainer.control.domain.ports import StateChange, Store, Unit
+from services.trainer.control.domain.signals import Signals, wait
+from services.trainer.control.domain.states import HELD, State
+
+log: FilteringBoundLogger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class LeasePolicy:
+    """Times in seconds.
+
+    `events_grace_s` is how long the end of an attempt waits for its events to arrive over the
+    bus; `retry_delay_s` is the pause after a first failure, doubled by each one that follows.
+    """
+
+    lease_s: float = 30.0
+    claim_poll_s: float = 2.0
+    events_grace_s: float = 5.0
+    reap_every_s: float = 1.0
+    retry_delay_s: float = 1.0
+
+    @property
+    def lease(self) -> timedelta:
+        return timedelta(seconds=self.lease_s)
+
+    @property
+    def retry_delay(self) -> timedelta:
+        return timedelta(seconds=self.retry_delay_s)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Who asks for work. With a `request_id`, asking again gives the same lease."""
+
+    node: str
+    request_id: str = ""
+
+
+class _Twin(Aborted):
+    """The same claim is being carried out at this moment."""
+
+    def __init__(self) -> None:
+        super().__init__("CLAIM_IN_PROGRESS", "the same claim is being answered; ask again")
+
+
+class NodeLeases:
+    """What nodes may do."""
+
+    def __init__(self, store: Store, signals: Signals, policy: LeasePolicy) -> None:
+        self._store = store
+        self._signals = signals
+        self.policy = policy
+
+    async def claim(self, claim: Claim, wait_s: float) -> TuningJob | None:
+        """The oldest ready job, RUNNING under a new attempt; None if none came within `wait_s`."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait_s
+        while True:
+            work_waits = self._signals.work_waits.listen()
+            if (job := await self._claimed(claim)) is not None:
+                return job
+            left = deadline - loop.time()
+            if left <= 0:
+                return None
+            await wait(work_waits, min(left, self.policy.claim_poll_s))
+
+    async def heartbeat(
+        self, name: TuningJobName, attempt: int, step: int, checkpoint: Checkpoint | None
+    ) -> TuningJob:
+        """Keeps the lease for its full length from now. Raises StaleAttempt."""
+        async with self._store.writing() as unit:
+            job = existing(name, await unit.jobs.hold(name))
+            job.require_attempt(attempt)
+            after = job.kept(await unit.now() + self.policy.lease, checkpoint)
+            await change(unit, job, after)
+            await unit.attempts.tell_step(name, attempt, step)
+        return after
+
+    async def end(
+        self, name: TuningJobName, attempt: int, ending: Ending, event_count: int
+    ) -> TuningJob:
+        """Ends the attempt, after the `event_count` events that its node published if these
+        arrive in time. The same ending told again changes nothing. Raises StaleAttempt."""
+        await self._all_heard(name, attempt, event_count)
+        async with self._store.writing() as unit:
+            job = existing(name, await unit.jobs.hold(name))
+            told = await unit.attempts.find(name, attempt)
+            if told is not None and told.ended_with(ending):
+                return job
+            job.require_attempt(attempt)
+            return await self._end(unit, job, ending)
+
+    async def reap(self) -> None:
+        """Takes back the jobs of nodes that stopped responding."""
+        async with self._store.reading() as unit:
+            names = await unit.jobs.expired(await unit.now())
+        for name in names:
+            async with self._store.writing() as unit:
+                await self._take_back(unit, name)
+
+    async def run_reaper(self) -> None:
+        """Reaps until it is cancelled, and goes on after outages of the database."""
+        while True:
+            try:
+                await self.reap()
+            except (Unavailable, Aborted) as fault:
+                log.warning("reaper.paused", reason=fault.reason)
+            await asyncio.sleep(self.policy.reap_every_s)
+
+    async def _claimed(self, claim: Claim) -> TuningJob | None:
+        async with self._store.reading() as unit:
+            known = bool(claim.request_id) and await unit.attempts.claimed_under(claim.request_id)
+            if not known and not await unit.jobs.any_ready(await unit.now()):
+                return None
+        try:
+            async with self._store.writing() as unit:
+                return await self._again(unit, claim) or await self._anew(unit, claim)
+        except _Twin:
+            return None
+
+    async def _again(self, unit: Unit, claim: Claim) -> TuningJob | None:
+        """The lease that this claim got before, if it still holds."""
+        if not claim.request_id:
+            return None
+        attempt = await unit.attempts.claimed_under(claim.request_id)
+        if attempt is None:
+            return None
+        if attempt.node != claim.node:
+            raise ClaimIdReused
+        job = existing(attempt.job, await unit.jobs.hold(attempt.job))
+        if job.state not in HELD or job.attempt != attempt.number:
+            await unit.attempts.release(claim.request_id)
+            return None
+        after = job.kept(await unit.now() + self.policy.lease, None)
+        await change(unit, job, after)
+        return after
+
+    async def _anew(self, unit: Unit, claim: Claim) -> TuningJob | None:
+        now = await unit.now()
+        job = await unit.jobs.claim(claim.node, now, self.policy.lease)
+        if job is None:
+            return None
+        attempt = Attempt(job.name, job.attempt, claim.node, claim.request_id, now)
+        if not await unit.attempts.add(attempt):
+            raise _Twin
+        await record(unit, StateChange(State.QUEUED, job, f"{claim.node} took it"))
+        return job
+
+    async def _all_heard(self, name: TuningJobName, attempt: int, event_count: int) -> None:
+        """Returns once the history holds the events, or the grace is over, or the attempt is."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.policy.events_grace_s
+        with self._signals.following(name) as bell:
+            while True:
+                grown = bell.listen()
+                async with self._store.reading() as unit:
+                    job = existing(name, await unit.jobs.find(name))
+                if not job.awaits_events(attempt, event_count):
+                    return
+                left = deadline - loop.time()
+                if left <= 0:
+                    log.warning(
+                        "attempt.events_missing",
+                        job=str(name),
+                        attempt=attempt,
+                        heard=job.attempt_event_count,
+                        published=event_count,
+                    )
+                    return
+                await wait(grown, left)
+
+    async def _end(self, unit: Unit, job: TuningJob, ending: Ending) -> TuningJob:
+        attempt, now = await unit.attempts.of(job), await unit.now()
+        after = job.ended(ending, now, self.policy.retry_delay)
+        await unit.attempts.end(attempt.ended(ending, now))
+        await change(unit, job, after, _why(after, ending))
+        if isinstance(ending, Result) and after.state is State.SUCCEEDED:
+            await unit.news.job_succeeded(after, ending)
+        return after
+
+    async def _take_back(self, unit: Unit, name: TuningJobName) -> None:
+        """Unless its node came back, or somebody else was faster, since it was looked up."""
+        job = existing(name, await unit.jobs.hold(name))
+        if job.lease_expire_time is not None and job.lease_expire_time <= await unit.now():
+            await self._end(unit, job, Failure(Cause.LEASE_EXPIRED))
+            log.warning("lease.expired", job=str(name), attempt=job.attempt, node=job.node)
+
+
+def _why(after: TuningJob, ending: Ending) -> str:
+    """A cancelled job needs no words: somebody asked for it."""
+    if isinstance(ending, Result) or after.state is State.CANCELLED:
+        return ""
+    return ending.words

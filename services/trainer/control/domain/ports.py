@@ -1,0 +1,217 @@
+"""What the trainer's control plane needs from outside, as small as it can say it."""
+
+from collections.abc import Mapping, Sequence, Set
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from services.common.filters import Filter
+from services.trainer.control.domain.attempts import Attempt
+from services.trainer.control.domain.endings import Result
+from services.trainer.control.domain.job import BaseModelSource, TuningJob
+from services.trainer.control.domain.names import (
+    BaseModelName,
+    DatasetVersionName,
+    TuningJobName,
+)
+from services.trainer.control.domain.progress import Telemetry
+from services.trainer.control.domain.states import State
+
+
+@dataclass(frozen=True)
+class DatasetVersion:
+    """A stored dataset version; `name` never ends in `latest`, `digest` is its Parquet blob."""
+
+    name: DatasetVersionName
+    digest: str
+    example_count: int
+
+
+class DatasetCatalog(Protocol):
+    async def resolve(self, name: DatasetVersionName) -> DatasetVersion | None:
+        """The version, also by the name `…/versions/latest`. Raises Unavailable."""
+        ...
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A model to start from."""
+
+    name: BaseModelName
+    digest: str
+    source: BaseModelSource
+
+
+class BaseModelCatalog(Protocol):
+    async def find(self, name: BaseModelName) -> BaseModel | None:
+        """The model, if it is on the operator's list. Raises Unavailable."""
+        ...
+
+
+@dataclass(frozen=True)
+class StateChange:
+    """A job has moved `before` → `after.state`; None: it is new. `cause` is for a person."""
+
+    before: State | None
+    after: TuningJob
+    cause: str = ""
+
+
+@dataclass(frozen=True)
+class HistoryEntry:
+    """The place of an event in a job's history, and the event as it is kept."""
+
+    sequence: int
+    payload: bytes
+
+
+Place = tuple[int, int]
+"""An attempt, and the number that its node gave to an event."""
+
+
+@dataclass(frozen=True)
+class JobQuery:
+    """Jobs of a project, newest first, those behind the job of this `create_time` and name."""
+
+    project: str
+    filter: Filter | None
+    after: tuple[datetime, str] | None
+    limit: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """A CreateTuningJob that is to be carried out once. Without an id it always is."""
+
+    project: str
+    id: str
+    fingerprint: str
+
+
+class Jobs(Protocol):
+    async def add(self, job: TuningJob) -> None:
+        """Raises TuningJobExists."""
+        ...
+
+    async def find(self, name: TuningJobName) -> TuningJob | None: ...
+
+    async def find_all(
+        self, names: Sequence[TuningJobName]
+    ) -> Mapping[TuningJobName, TuningJob]: ...
+
+    async def hold(self, name: TuningJobName) -> TuningJob | None:
+        """As `find`; nobody else changes the job until this transaction has ended."""
+        ...
+
+    async def replace(self, before: TuningJob, after: TuningJob) -> None:
+        """Writes `after` if the job still has the state, attempt and history of `before`, else
+        raises Aborted."""
+        ...
+
+    async def claim(self, node: str, now: datetime, lease: timedelta) -> TuningJob | None:
+        """Gives `node` the oldest job that is ready, RUNNING under its next attempt. Two claims
+        never get the same attempt, nor does one wait for the other."""
+        ...
+
+    async def any_ready(self, now: datetime) -> bool: ...
+
+    async def expired(self, now: datetime) -> Sequence[TuningJobName]:
+        """The jobs whose lease is over, and that nobody has taken back yet."""
+        ...
+
+    async def newest(self, query: JobQuery) -> Sequence[TuningJob]: ...
+
+    async def event_counts(self, names: Sequence[TuningJobName]) -> Mapping[TuningJobName, int]:
+        """How long the histories of these jobs are."""
+        ...
+
+
+class Attempts(Protocol):
+    async def add(self, attempt: Attempt) -> bool:
+        """False, and nothing is added, if its request_id belongs to another attempt."""
+        ...
+
+    async def find(self, job: TuningJobName, number: int) -> Attempt | None: ...
+
+    async def of(self, job: TuningJob) -> Attempt:
+        """The last attempt of a job that was claimed."""
+        ...
+
+    async def claimed_under(self, request_id: str) -> Attempt | None: ...
+
+    async def release(self, request_id: str) -> None:
+        """The id belongs to no attempt any more."""
+        ...
+
+    async def tell_step(self, job: TuningJobName, number: int, step: int) -> None: ...
+
+    async def end(self, attempt: Attempt) -> None: ...
+
+
+class History(Protocol):
+    async def add_change(self, change: StateChange) -> None:
+        """The last event of `change.after`."""
+        ...
+
+    async def known(self, job: TuningJobName, places: Sequence[Place]) -> Set[Place]:
+        """Which of these the history holds already."""
+        ...
+
+    async def add_telemetry(self, told: Sequence[Telemetry], sequence: int) -> None:
+        """Events of one job, which come one after the other from `sequence` on."""
+        ...
+
+    async def after(
+        self, job: TuningJobName, sequence: int, limit: int
+    ) -> Sequence[HistoryEntry]: ...
+
+
+class News(Protocol):
+    """What other services hear once the transaction has committed."""
+
+    async def job_changed(self, change: StateChange) -> None: ...
+
+    async def job_succeeded(self, job: TuningJob, result: Result) -> None: ...
+
+
+class Requests(Protocol):
+    async def find(self, request: Request) -> str | None:
+        """The name of the job that the same call made before."""
+        ...
+
+    async def reserve(self, request: Request) -> str | None:
+        """As `find`; None means: go on, and `settle` in this transaction. A concurrent twin waits
+        for it. Raises InvalidArgument if the id is no UUID4 or came with another body."""
+        ...
+
+    async def settle(self, request: Request, job: TuningJobName) -> None: ...
+
+
+class Unit(Protocol):
+    """One transaction over all tables."""
+
+    @property
+    def jobs(self) -> Jobs: ...
+    @property
+    def attempts(self) -> Attempts: ...
+    @property
+    def history(self) -> History: ...
+    @property
+    def news(self) -> News: ...
+    @property
+    def requests(self) -> Requests: ...
+
+    async def now(self) -> datetime:
+        """The database's clock, the only one that counts."""
+        ...
+
+    def announce(self, job: TuningJob) -> None:
+        """Wakes, once this transaction has committed, who follows the job or waits for work."""
+        ...
+
+
+class Store(Protocol):
+    def reading(self) -> AbstractAsyncContextManager[Unit]: ...
+
+    def writing(self) -> AbstractAsyncContextManager[Unit]: ...

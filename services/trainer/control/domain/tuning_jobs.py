@@ -1,0 +1,170 @@
+"""What callers may do with tuning jobs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from services.common.etags import require_match
+from services.common.filters import ENUM, MAP, TEXT, TIME, FieldKind, parse
+from services.common.ids import NewId
+from services.common.names import ProjectName, require_id
+from services.common.paging import Key, Page, PageTokens, page_size, scope_of
+from services.trainer.control.domain.changes import change, enter
+from services.trainer.control.domain.drafts import Draft, Specification
+from services.trainer.control.domain.errors import TuningJobExists, existing
+from services.trainer.control.domain.job import JobSpec, TuningJob
+from services.trainer.control.domain.lookups import Lookups
+from services.trainer.control.domain.names import TuningJobName
+from services.trainer.control.domain.ports import JobQuery, Request, Store, Unit
+from services.trainer.control.domain.states import State
+
+DEFAULT_PAGE_SIZE = 50
+MAX_PAGE_SIZE = 1000
+
+FILTER_FIELDS: Mapping[str, FieldKind] = {
+    "state": ENUM([state.value for state in State]),
+    "base_model": TEXT,
+    "dataset_version": TEXT,
+    "model": TEXT,
+    "node": TEXT,
+    "create_time": TIME,
+    "labels": MAP,
+}
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """A CreateTuningJob, unchecked. `fingerprint` tells it from another one with its id."""
+
+    parent: str
+    job_id: str
+    draft: Draft
+    request_id: str
+    fingerprint: str
+    validate_only: bool
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A ListTuningJobs, unchecked."""
+
+    parent: str
+    page_size: int
+    page_token: str
+    filter: str
+
+
+@dataclass(frozen=True)
+class Ids:
+    """Where the ids of new jobs come from."""
+
+    job_id: NewId
+    uid: NewId
+
+
+class TuningJobs:
+    """The use cases of TuningJobService, apart from watching."""
+
+    def __init__(
+        self, store: Store, specification: Specification, tokens: PageTokens, ids: Ids
+    ) -> None:
+        self._store = store
+        self._lookups = Lookups(store)
+        self._specification = specification
+        self._tokens = tokens
+        self._ids = ids
+
+    async def create(self, new: NewJob) -> TuningJob:
+        """The job, QUEUED; or as it now is, if a call with this request_id made it before.
+
+        Raises InvalidArgument with every violation, TuningJobExists, Unavailable.
+        """
+        project = ProjectName.parse(new.parent, "parent").project
+        request = Request(project, new.request_id, new.fingerprint)
+        if not new.validate_only and (known := await self._made_by(request)) is not None:
+            return known
+        name = self._name(project, new.job_id)
+        spec = await self._specification.of(name, new.draft)
+        if new.validate_only:
+            return await self._as_if_entered(name, spec)
+        return await self._entered(name, spec, request)
+
+    async def get(self, name: TuningJobName) -> TuningJob:
+        """Raises TuningJobNotFound."""
+        return await self._lookups.get(name)
+
+    async def list(self, listing: Listing) -> tuple[tuple[TuningJob, ...], str]:
+        """A page, newest first, and the token of the next one. Raises InvalidArgument."""
+        project = ProjectName.parse(listing.parent, "parent").project
+        size = page_size(listing.page_size, default=DEFAULT_PAGE_SIZE, maximum=MAX_PAGE_SIZE)
+        scope = scope_of("TuningJobs", listing.parent, listing.filter)
+        token = listing.page_token
+        after = _place(self._tokens.decode(token, scope=scope)) if token else None
+        wanted = JobQuery(project, parse(listing.filter, FILTER_FIELDS), after, size + 1)
+        async with self._store.reading() as unit:
+            page = Page.cut(await unit.jobs.newest(wanted), size, _key)
+        next_token = self._tokens.encode(page.next_key, scope=scope) if page.next_key else ""
+        return page.items, next_token
+
+    async def cancel(self, name: TuningJobName, etag: str) -> TuningJob:
+        """Raises TuningJobNotFound, WrongState, Aborted STALE_ETAG."""
+        async with self._store.writing() as unit:
+            job = existing(name, await unit.jobs.hold(name))
+            require_match(etag, job.etag)
+            after = job.cancelled(await unit.now())
+            if after is not job:
+                await change(unit, job, after)
+        return after
+
+    def _name(self, project: str, job_id: str) -> TuningJobName:
+        if job_id:
+            require_id(job_id, field="tuning_job_id")
+        return TuningJobName(project, job_id or self._ids.job_id())
+
+    async def _made_by(self, request: Request) -> TuningJob | None:
+        if not request.id:
+            return None
+        async with self._store.reading() as unit:
+            made = await unit.requests.find(request)
+            return None if made is None else await _named(unit, made)
+
+    async def _as_if_entered(self, name: TuningJobName, spec: JobSpec) -> TuningJob:
+        async with self._store.reading() as unit:
+            if await unit.jobs.find(name) is not None:
+                raise TuningJobExists(name)
+            return await self._queued(unit, name, spec)
+
+    async def _entered(self, name: TuningJobName, spec: JobSpec, request: Request) -> TuningJob:
+        async with self._store.writing() as unit:
+            made = await unit.requests.reserve(request)
+            if made is not None:
+                return await _named(unit, made)
+            job = await self._queued(unit, name, spec)
+            await enter(unit, job)
+            await unit.requests.settle(request, name)
+        return job
+
+    async def _queued(self, unit: Unit, name: TuningJobName, spec: JobSpec) -> TuningJob:
+        now = await unit.now()
+        return TuningJob(
+            name=name,
+            uid=self._ids.uid(),
+            spec=spec,
+            create_time=now,
+            update_time=now,
+            ready_time=now,
+            event_count=1,  # the first is its way into the queue
+        )
+
+
+async def _named(unit: Unit, text: str) -> TuningJob:
+    name = TuningJobName.parse(text)
+    return existing(name, await unit.jobs.find(name))
+
+
+def _key(job: TuningJob) -> Key:
+    return (job.create_time.isoformat(), str(job.name))
+
+
+def _place(key: Key) -> tuple[datetime, str]:
+    return datetime.fromisoformat(str(key[0])), str(key[1])

@@ -1,0 +1,163 @@
+"""From messages of the wire to values of the domain: pure, and nothing is judged here."""
+
+import re
+from collections.abc import Sequence
+from datetime import UTC
+
+from google.protobuf.message import DecodeError, Message
+
+from anneal.trainer.v1 import node_lease_service_pb2 as lease_pb
+from anneal.trainer.v1 import tuning_job_pb2 as job_pb
+from anneal.trainer.v1 import tuning_job_service_pb2 as service_pb
+from services.common.faults import InvalidArgument
+from services.common.requests import fingerprint
+from services.trainer.control.domain.drafts import Draft
+from services.trainer.control.domain.names import TuningJobName
+from services.trainer.control.domain.node_calls import (
+    ClaimCall,
+    CompleteCall,
+    FailCall,
+    HeartbeatCall,
+)
+from services.trainer.control.domain.progress import (
+    Evaluated,
+    Remark,
+    Report,
+    Started,
+    Stepped,
+    Telemetry,
+)
+from services.trainer.control.domain.tuning_jobs import Listing, NewJob
+
+_TELEMETRY_SUBJECT = re.compile(r"anneal\.jobs\.([^.]+)\.([^.]+)\.events")
+
+
+class Unreadable(Exception):
+    """A message on the bus that is no event of a node."""
+
+
+def new_job(request: service_pb.CreateTuningJobRequest) -> NewJob:
+    job = request.tuning_job
+    return NewJob(
+        parent=request.parent,
+        job_id=request.tuning_job_id,
+        draft=Draft(job.base_model, job.dataset_version, job.model, _settings(job)),
+        request_id=request.request_id,
+        fingerprint=fingerprint(request.SerializeToString(deterministic=True)),
+        validate_only=request.validate_only,
+    )
+
+
+def listing(request: service_pb.ListTuningJobsRequest) -> Listing:
+    return Listing(request.parent, request.page_size, request.page_token, request.filter)
+
+
+def claim(request: lease_pb.ClaimTuningJobRequest) -> ClaimCall:
+    wait_s = request.wait.seconds + request.wait.nanos / 1e9
+    return ClaimCall(node=request.node, wait=wait_s, request_id=request.request_id or None)
+
+
+def heartbeat(request: lease_pb.HeartbeatTuningJobRequest) -> HeartbeatCall:
+    checkpoint = _fields(request.checkpoint) if request.HasField("checkpoint") else None
+    return HeartbeatCall.model_validate({"step": request.step, "checkpoint": checkpoint})
+
+
+def completion(request: lease_pb.CompleteTuningJobRequest) -> CompleteCall:
+    return CompleteCall(
+        manifest_digest=request.manifest_digest,
+        base_model_digest=request.base_model_digest or None,
+        code_version=request.code_version,
+        metrics=dict(request.metrics),
+        event_count=request.event_count,
+    )
+
+
+def failure(request: lease_pb.FailTuningJobRequest) -> FailCall:
+    cause = _enum_word(lease_pb.FailTuningJobRequest.Cause.items(), request.cause, "CAUSE_")
+    return FailCall.model_validate(
+        {"cause": cause, "message": request.message, "event_count": request.event_count}
+    )
+
+
+def telemetry(subject: str, payload: bytes) -> Telemetry:
+    """Raises Unreadable. `payload` is a TuningJobEvent without a sequence."""
+    try:
+        return _telemetry(subject, payload)
+    except (DecodeError, InvalidArgument, ValueError, OverflowError) as error:
+        raise Unreadable(str(error)) from error
+
+
+def _telemetry(subject: str, payload: bytes) -> Telemetry:
+    place = _TELEMETRY_SUBJECT.fullmatch(subject)
+    event = job_pb.TuningJobEvent.FromString(payload)
+    if place is None or event.attempt < 1 or event.attempt_sequence < 1:
+        raise Unreadable("an event of a node has a job, an attempt and a number")
+    if event.WhichOneof("event") in (None, "state_change"):
+        raise Unreadable("a node tells what its engine does, not the state of a job")
+    return Telemetry(
+        job=TuningJobName(place[1], place[2]),
+        attempt=event.attempt,
+        number=event.attempt_sequence,
+        time=event.time.ToDatetime(UTC),
+        report=_report(event),
+        payload=payload,
+    )
+
+
+def _report(event: job_pb.TuningJobEvent) -> Report:
+    match event.WhichOneof("event"):
+        case "started":
+            return Started(event.started.start_step, event.started.total_steps)
+        case "step":
+            return _stepped(event.step)
+        case "evaluation":
+            return Evaluated(event.evaluation.loss)
+        case _:
+            return Remark()
+
+
+def _stepped(step: job_pb.TrainingStep) -> Stepped:
+    return Stepped(
+        step=step.step,
+        total_steps=step.total_steps,
+        epoch=step.epoch,
+        loss=step.loss,
+        best_loss=step.best_loss,
+        percent=step.progress_percent,
+        tokens_per_second=step.tokens_per_second,
+        eta_s=step.eta.seconds + step.eta.nanos / 1e9,
+    )
+
+
+def _settings(job: job_pb.TuningJob) -> dict[str, object]:
+    """What is set of the job; what is not takes its default in the domain."""
+    settings: dict[str, object] = {"seed": job.seed, "labels": dict(job.labels)}
+    if job.max_attempts:
+        settings["max_attempts"] = job.max_attempts
+    if job.HasField("lora"):
+        settings["lora"] = _fields(job.lora)
+    if job.HasField("training"):
+        settings["training"] = _training(job.training)
+    return settings
+
+
+def _training(training: job_pb.TrainingParameters) -> dict[str, object]:
+    fields = _fields(training)
+    if "schedule" in fields:
+        words = job_pb.TrainingParameters.Schedule.items()
+        fields["schedule"] = _enum_word(words, training.schedule, "SCHEDULE_")
+    return fields
+
+
+def _fields(message: Message) -> dict[str, object]:
+    """The fields that are set, by name; repeated ones as tuples."""
+    return {
+        field.name: tuple(value) if field.is_repeated else value
+        for field, value in message.ListFields()
+    }
+
+
+def _enum_word(items: Sequence[tuple[str, int]], number: int, prefix: str) -> str:
+    """The name of a value without its prefix; of an unknown one its number."""
+    names = {value: name.removeprefix(prefix) for name, value in items}
+    return names.get(number, str(number))

@@ -1,0 +1,96 @@
+"""gRPC ⇄ domain."""
+
+from collections.abc import AsyncGenerator
+
+from anneal.trainer.v1 import node_lease_service_pb2 as lease_pb
+from anneal.trainer.v1 import tuning_job_pb2 as job_pb
+from anneal.trainer.v1 import tuning_job_service_pb2 as service_pb
+from anneal.trainer.v1.node_lease_service_pb2_grpc import NodeLeaseServiceServicer
+from anneal.trainer.v1.tuning_job_service_pb2_grpc import TuningJobServiceServicer
+from services.common.errors import Context
+from services.trainer.control import from_proto, to_proto
+from services.trainer.control.domain.names import TuningJobName
+from services.trainer.control.domain.node_leases import Claim, NodeLeases
+from services.trainer.control.domain.tuning_jobs import TuningJobs
+from services.trainer.control.domain.watching import Watching
+
+
+class TuningJobServicer(TuningJobServiceServicer):
+    """What callers see."""
+
+    def __init__(self, jobs: TuningJobs, watching: Watching) -> None:
+        self._jobs = jobs
+        self._watching = watching
+
+    async def CreateTuningJob(
+        self, request: service_pb.CreateTuningJobRequest, context: Context
+    ) -> job_pb.TuningJob:
+        return to_proto.tuning_job(await self._jobs.create(from_proto.new_job(request)))
+
+    async def GetTuningJob(
+        self, request: service_pb.GetTuningJobRequest, context: Context
+    ) -> job_pb.TuningJob:
+        return to_proto.tuning_job(await self._jobs.get(TuningJobName.parse(request.name)))
+
+    async def ListTuningJobs(
+        self, request: service_pb.ListTuningJobsRequest, context: Context
+    ) -> service_pb.ListTuningJobsResponse:
+        jobs, next_page_token = await self._jobs.list(from_proto.listing(request))
+        return service_pb.ListTuningJobsResponse(
+            tuning_jobs=[to_proto.tuning_job(job) for job in jobs],
+            next_page_token=next_page_token,
+        )
+
+    async def CancelTuningJob(
+        self, request: service_pb.CancelTuningJobRequest, context: Context
+    ) -> job_pb.TuningJob:
+        name = TuningJobName.parse(request.name)
+        return to_proto.tuning_job(await self._jobs.cancel(name, request.etag))
+
+    async def WatchTuningJob(
+        self, request: service_pb.WatchTuningJobRequest, context: Context
+    ) -> AsyncGenerator[service_pb.WatchTuningJobResponse]:
+        name = TuningJobName.parse(request.name)
+        async for entry in self._watching.watch(name, request.after_sequence):
+            yield service_pb.WatchTuningJobResponse(event=to_proto.event(entry))
+
+
+class NodeLeaseServicer(NodeLeaseServiceServicer):
+    """What nodes see."""
+
+    def __init__(self, leases: NodeLeases) -> None:
+        self._leases = leases
+
+    async def ClaimTuningJob(
+        self, request: lease_pb.ClaimTuningJobRequest, context: Context
+    ) -> lease_pb.ClaimTuningJobResponse:
+        call = from_proto.claim(request)
+        claim = Claim(call.node, call.request_id or "")
+        job = await self._leases.claim(claim, call.wait)
+        lease = to_proto.lease(job, self._leases.policy.lease) if job else None
+        return lease_pb.ClaimTuningJobResponse(lease=lease)
+
+    async def HeartbeatTuningJob(
+        self, request: lease_pb.HeartbeatTuningJobRequest, context: Context
+    ) -> lease_pb.HeartbeatTuningJobResponse:
+        name = TuningJobName.parse(request.name)
+        call = from_proto.heartbeat(request)
+        checkpoint = call.checkpoint.value() if call.checkpoint else None
+        job = await self._leases.heartbeat(name, request.attempt, call.step, checkpoint)
+        return to_proto.heartbeat_answer(job)
+
+    async def CompleteTuningJob(
+        self, request: lease_pb.CompleteTuningJobRequest, context: Context
+    ) -> job_pb.TuningJob:
+        name = TuningJobName.parse(request.name)
+        call = from_proto.completion(request)
+        job = await self._leases.end(name, request.attempt, call.ending(), call.event_count)
+        return to_proto.tuning_job(job)
+
+    async def FailTuningJob(
+        self, request: lease_pb.FailTuningJobRequest, context: Context
+    ) -> job_pb.TuningJob:
+        name = TuningJobName.parse(request.name)
+        call = from_proto.failure(request)
+        job = await self._leases.end(name, request.attempt, call.ending(), call.event_count)
+        return to_proto.tuning_job(job)

@@ -1,0 +1,172 @@
+"""From values of the domain to messages of the wire: pure."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import assert_never
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from anneal.registry.v1 import base_model_pb2
+from anneal.trainer.v1 import node_lease_service_pb2 as lease_pb
+from anneal.trainer.v1 import tuning_job_pb2 as job_pb
+from services.common.errors import DOMAIN
+from services.trainer.control.domain.endings import Cause, Failure, Result
+from services.trainer.control.domain.job import (
+    BaseModelSource,
+    HubSource,
+    ManifestSource,
+    TuningJob,
+)
+from services.trainer.control.domain.ports import HistoryEntry, StateChange
+from services.trainer.control.domain.progress import Progress
+from services.trainer.control.domain.settings import JobSettings, TrainingParameters
+from services.trainer.control.domain.states import State
+
+_CODES: Mapping[Cause, code_pb2.Code] = {
+    Cause.ENGINE_ERROR: code_pb2.INTERNAL,
+    Cause.ENGINE_KILLED: code_pb2.ABORTED,
+    Cause.OUT_OF_MEMORY: code_pb2.RESOURCE_EXHAUSTED,
+    Cause.INVALID_JOB: code_pb2.FAILED_PRECONDITION,
+    Cause.STORAGE: code_pb2.UNAVAILABLE,
+    Cause.NODE_STOPPING: code_pb2.UNAVAILABLE,
+    Cause.CANCELLED: code_pb2.CANCELLED,
+    Cause.LEASE_EXPIRED: code_pb2.DEADLINE_EXCEEDED,
+}
+
+
+def tuning_job(job: TuningJob) -> job_pb.TuningJob:
+    settings = job.spec.settings
+    return job_pb.TuningJob(
+        name=str(job.name),
+        uid=job.uid,
+        state=state(job.state),
+        base_model=str(job.spec.base_model),
+        dataset_version=str(job.spec.dataset_version),
+        model=str(job.spec.model),
+        lora=_lora(settings),
+        training=_training(settings.training),
+        seed=settings.seed,
+        max_attempts=settings.max_attempts,
+        labels=settings.labels,
+        attempt=job.attempt,
+        progress=_progress(job.progress),
+        error=_error(job.error) if job.error else None,
+        model_version=job.model_version,
+        node=job.node,
+        create_time=_timestamp(job.create_time),
+        update_time=_timestamp(job.update_time),
+        start_time=_timestamp(job.start_time),
+        end_time=_timestamp(job.end_time),
+        etag=job.etag,
+    )
+
+
+def state(state: State) -> job_pb.TuningJob.State.ValueType:
+    return job_pb.TuningJob.State.Value(f"STATE_{state}")
+
+
+def lease(job: TuningJob, length: timedelta) -> lease_pb.Lease:
+    """Of a job that was just claimed."""
+    return lease_pb.Lease(
+        job=tuning_job(job),
+        duration=_duration(length),
+        dataset_digest=job.spec.dataset_digest,
+        base_model=base_model_source(job.spec.base_model_source),
+        resume_checkpoint=job.checkpoint.manifest_digest if job.checkpoint else "",
+    )
+
+
+def heartbeat_answer(job: TuningJob) -> lease_pb.HeartbeatTuningJobResponse:
+    return lease_pb.HeartbeatTuningJobResponse(
+        lease_expire_time=_timestamp(job.lease_expire_time),
+        cancel_requested=job.state is State.CANCELLING,
+    )
+
+
+def event(entry: HistoryEntry) -> job_pb.TuningJobEvent:
+    message = job_pb.TuningJobEvent.FromString(entry.payload)
+    message.sequence = entry.sequence
+    return message
+
+
+def state_event(change: StateChange) -> job_pb.TuningJobEvent:
+    """The last event of `change.after`, without its sequence."""
+    return job_pb.TuningJobEvent(
+        time=_timestamp(change.after.update_time),
+        attempt=change.after.attempt,
+        state_change=job_pb.StateChange(
+            **{"from": state(change.before)} if change.before else {},
+            to=state(change.after.state),
+            cause=change.cause,
+        ),
+    )
+
+
+def succeeded(job: TuningJob, result: Result) -> job_pb.TuningJobSucceeded:
+    return job_pb.TuningJobSucceeded(
+        job=tuning_job(job),
+        manifest_digest=result.manifest_digest,
+        dataset_digest=job.spec.dataset_digest,
+        base_model_digest=job.spec.base_model_digest,
+        code_version=result.code_version,
+        metrics=result.metrics,
+    )
+
+
+def base_model_source(source: BaseModelSource) -> base_model_pb2.BaseModelSource:
+    match source:
+        case ManifestSource():
+            return base_model_pb2.BaseModelSource(manifest_digest=source.digest)
+        case HubSource():
+            hub = base_model_pb2.HubRevision(repository=source.repository, revision=source.revision)
+            return base_model_pb2.BaseModelSource(hub=hub)
+        case _:
+            assert_never(source)
+
+
+def _lora(settings: JobSettings) -> job_pb.LoraMethod:
+    return job_pb.LoraMethod(**settings.lora.model_dump())
+
+
+def _training(training: TrainingParameters) -> job_pb.TrainingParameters:
+    fields = training.model_dump()
+    schedule = job_pb.TrainingParameters.Schedule.Value(f"SCHEDULE_{training.schedule}")
+    return job_pb.TrainingParameters(**(fields | {"schedule": schedule}))
+
+
+def _progress(progress: Progress) -> job_pb.JobProgress:
+    eta = None if progress.eta_s is None else _duration(timedelta(seconds=progress.eta_s))
+    return job_pb.JobProgress(
+        step=progress.step,
+        total_steps=progress.total_steps,
+        epoch=progress.epoch,
+        loss=progress.loss,
+        best_loss=progress.best_loss,
+        validation_loss=progress.validation_loss,
+        percent=progress.percent,
+        tokens_per_second=progress.tokens_per_second,
+        eta=eta,
+    )
+
+
+def _error(failure: Failure) -> status_pb2.Status:
+    status = status_pb2.Status(code=_CODES[failure.cause], message=failure.words)
+    info = error_details_pb2.ErrorInfo(reason=failure.cause, domain=DOMAIN)
+    status.details.add().Pack(info)
+    return status
+
+
+def _timestamp(time: datetime | None) -> Timestamp | None:
+    if time is None:
+        return None
+    message = Timestamp()
+    message.FromDatetime(time)
+    return message
+
+
+def _duration(length: timedelta) -> Duration:
+    message = Duration()
+    message.FromTimedelta(length)
+    return message

@@ -1,0 +1,76 @@
+"""The parts of the control plane, put together on a store, a bus and two catalogs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from anneal.trainer.v1.node_lease_service_pb2_grpc import add_NodeLeaseServiceServicer_to_server
+from anneal.trainer.v1.tuning_job_service_pb2_grpc import add_TuningJobServiceServicer_to_server
+from services.common.bus import Bus
+from services.common.ids import new_uid, random_id
+from services.common.outbox import Relay
+from services.common.paging import PageTokens
+from services.common.server import Background, Service
+from services.common.store import Store
+from services.trainer.control.adapters.hints import WorkHints
+from services.trainer.control.adapters.sql import TrainerTables
+from services.trainer.control.adapters.telemetry import TelemetryConsumer
+from services.trainer.control.domain.drafts import Specification
+from services.trainer.control.domain.node_leases import LeasePolicy, NodeLeases
+from services.trainer.control.domain.signals import Signals
+from services.trainer.control.domain.tuning_jobs import Ids, TuningJobs
+from services.trainer.control.domain.watching import Watching
+from services.trainer.control.servicer import NodeLeaseServicer, TuningJobServicer
+
+_CLAIM_DEADLINE_S = 40.0
+IDS = Ids(job_id=partial(random_id, "job"), uid=new_uid)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the control plane stands on. The store's units ring the bells of `signals`."""
+
+    store: Store[TrainerTables]
+    bus: Bus
+    signals: Signals
+    specification: Specification
+    tokens: PageTokens
+
+
+@dataclass(frozen=True)
+class Control:
+    """What is to be served, and what is to run beside it."""
+
+    services: Sequence[Service]
+    background: Sequence[Background]
+
+
+def control(parts: Parts, policy: LeasePolicy, watch_poll_s: float) -> Control:
+    jobs = TuningJobs(parts.store, parts.specification, parts.tokens, IDS)
+    leases = NodeLeases(parts.store, parts.signals, policy)
+    watching = Watching(parts.store, parts.signals, watch_poll_s)
+    hints = WorkHints(parts.bus, parts.signals)
+    telemetry = TelemetryConsumer(parts.bus, parts.store)
+    return Control(
+        services=(
+            Service(
+                "anneal.trainer.v1.TuningJobService",
+                add_TuningJobServiceServicer_to_server,
+                TuningJobServicer(jobs, watching),
+            ),
+            Service(
+                "anneal.trainer.v1.NodeLeaseService",
+                add_NodeLeaseServiceServicer_to_server,
+                NodeLeaseServicer(leases),
+                deadlines_s={"ClaimTuningJob": _CLAIM_DEADLINE_S},
+            ),
+        ),
+        background=(
+            Relay(parts.store, parts.bus).run,
+            telemetry.run,
+            leases.run_reaper,
+            watching.run,
+            hints.send,
+            hints.listen,
+        ),
+    )

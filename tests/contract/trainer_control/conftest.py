@@ -1,0 +1,80 @@
+"""The control plane served in-process on a real database, reached through its stubs."""
+
+import uuid
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import pytest
+
+from anneal.trainer.v1.node_lease_service_pb2_grpc import NodeLeaseServiceStub
+from anneal.trainer.v1.tuning_job_service_pb2_grpc import TuningJobServiceStub
+from anneal.transport import open_channel
+from services.common.bus import Bus
+from services.common.bus_memory import MemoryBus
+from services.common.migrations import upgrade
+from services.common.paging import PageTokens
+from services.common.server import ServerSettings, running
+from services.common.store import Store, open_engine
+from services.trainer.control.__main__ import MIGRATIONS
+from services.trainer.control.adapters.sql import TrainerTables, trainer_tables
+from services.trainer.control.domain.drafts import Specification
+from services.trainer.control.domain.node_leases import LeasePolicy
+from services.trainer.control.domain.signals import Signals
+from services.trainer.control.wiring import Parts, control
+from tests.contract.trainer_control.world import FAST, World, known_base_models, known_datasets
+
+
+@asynccontextmanager
+async def closing(store: Store[TrainerTables]) -> AsyncGenerator[None]:
+    try:
+        yield
+    finally:
+        await store.close()
+
+
+Serve = Callable[..., AbstractAsyncContextManager[World]]
+
+
+@pytest.fixture
+async def serve(database_url: str, memory_bus: MemoryBus) -> Serve:
+    """Serves the control plane, once or several times: each is a replica on the same database."""
+    await upgrade(database_url, MIGRATIONS)
+
+    @asynccontextmanager
+    async def served(
+        policy: LeasePolicy = FAST, watch_poll_s: float = 0.2, bus: Bus = memory_bus
+    ) -> AsyncGenerator[World]:
+        signals = Signals()
+        store = Store(open_engine(database_url), trainer_tables(signals))
+        datasets = known_datasets()
+        specification = Specification(datasets, known_base_models())
+        parts = Parts(store, bus, signals, specification, PageTokens(b"s" * 16))
+        whole = control(parts, policy, watch_poll_s)
+        settings = ServerSettings(drain_s=0, grace_s=0.5)
+        probes = {"database": store.ping}
+        async with (
+            closing(store),
+            running(settings, whole.services, probes, whole.background) as address,
+            open_channel(address) as channel,
+        ):
+            yield World(
+                address,
+                TuningJobServiceStub(channel),
+                NodeLeaseServiceStub(channel),
+                bus,
+                store,
+                datasets,
+            )
+
+    return served
+
+
+@pytest.fixture
+async def world(serve: Serve) -> AsyncGenerator[World]:
+    async with serve() as served:
+        yield served
+
+
+@pytest.fixture
+def request_id() -> str:
+    return str(uuid.uuid4())

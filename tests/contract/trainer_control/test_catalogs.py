@@ -1,0 +1,114 @@
+"""What the dataset service and the registry answer, over the real wire."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from anneal.dataset.v1 import dataset_pb2, dataset_service_pb2
+from anneal.dataset.v1.dataset_service_pb2_grpc import (
+    DatasetServiceServicer,
+    DatasetServiceStub,
+    add_DatasetServiceServicer_to_server,
+)
+from anneal.registry.v1 import base_model_pb2, registry_service_pb2
+from anneal.registry.v1.registry_service_pb2_grpc import (
+    RegistryServiceServicer,
+    RegistryServiceStub,
+    add_RegistryServiceServicer_to_server,
+)
+from anneal.transport import open_channel
+from services.common.faults import Unavailable
+from services.common.testing.free_port import free_port
+from services.trainer.control.adapters.catalogs import GrpcBaseModels, GrpcDatasets
+from services.trainer.control.domain.job import HubSource, ManifestSource
+from services.trainer.control.domain.names import BaseModelName, DatasetVersionName
+
+LATEST = DatasetVersionName("default", "support", "latest")
+TINY = BaseModelName("tiny-base")
+SOURCES = {
+    "baseModels/tiny-base": base_model_pb2.BaseModelSource(manifest_digest="ee" * 32),
+    "baseModels/from-hub": base_model_pb2.BaseModelSource(
+        hub=base_model_pb2.HubRevision(repository="owner/name", revision="0" * 40)
+    ),
+}
+
+
+class Peers(DatasetServiceServicer, RegistryServiceServicer):
+    """Both services: one dataset version, two base models."""
+
+    async def GetDatasetVersion(
+        self, request: dataset_service_pb2.GetDatasetVersionRequest, context: Any
+    ) -> dataset_pb2.DatasetVersion:
+        if request.name != str(LATEST):
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no")
+        name = request.name.replace("latest", "v-1")
+        return dataset_pb2.DatasetVersion(name=name, digest="ab" * 32, example_count=3)
+
+    async def GetBaseModel(
+        self, request: registry_service_pb2.GetBaseModelRequest, context: Any
+    ) -> base_model_pb2.BaseModel:
+        if request.name not in SOURCES:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no")
+        source = SOURCES[request.name]
+        return base_model_pb2.BaseModel(name=request.name, digest="cd" * 32, source=source)
+
+
+@pytest.fixture
+async def peers() -> AsyncGenerator[str]:
+    server = grpc.aio.server()
+    add_DatasetServiceServicer_to_server(Peers(), server)
+    add_RegistryServiceServicer_to_server(Peers(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield f"127.0.0.1:{port}"
+    await server.stop(None)
+
+
+@asynccontextmanager
+async def catalogs(address: str) -> AsyncGenerator[tuple[GrpcDatasets, GrpcBaseModels]]:
+    async with open_channel(address) as channel:
+        yield (
+            GrpcDatasets(DatasetServiceStub(channel)),
+            GrpcBaseModels(RegistryServiceStub(channel)),
+        )
+
+
+async def test_the_latest_version_is_resolved_to_a_real_one(peers: str) -> None:
+    async with catalogs(peers) as (datasets, _):
+        version = await datasets.resolve(LATEST)
+
+    assert version is not None
+    assert str(version.name).endswith("/versions/v-1")
+    assert (version.digest, version.example_count) == ("ab" * 32, 3)
+
+
+async def test_a_base_model_comes_with_its_source(peers: str) -> None:
+    async with catalogs(peers) as (_, base_models):
+        local = await base_models.find(TINY)
+        hub = await base_models.find(BaseModelName("from-hub"))
+
+    assert local is not None
+    assert hub is not None
+    assert local.source == ManifestSource("ee" * 32)
+    assert hub.source == HubSource("owner/name", "0" * 40)
+
+
+async def test_what_a_peer_does_not_know_is_not_there(peers: str) -> None:
+    async with catalogs(peers) as (datasets, base_models):
+        assert await datasets.resolve(DatasetVersionName("default", "other", "latest")) is None
+        assert await base_models.find(BaseModelName("other")) is None
+
+
+async def test_a_peer_that_is_down_is_unavailable() -> None:
+    async with catalogs(f"127.0.0.1:{free_port()}") as (datasets, base_models):
+        with pytest.raises(Unavailable) as dataset_fault:
+            await datasets.resolve(LATEST)
+        with pytest.raises(Unavailable) as registry_fault:
+            await base_models.find(TINY)
+
+    assert dataset_fault.value.metadata == {"service": "dataset"}
+    assert registry_fault.value.metadata == {"service": "registry"}

@@ -1,0 +1,373 @@
+"""Attempts with engines of a few lines, from the lease to what the service is told."""
+
+import asyncio
+import json
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+from anneal.trainer.v1 import tuning_job_pb2 as pb
+from services.common.blobs import Blob, BlobsUnavailable, ObstoreBlobs
+from services.common.bus_memory import MemoryBus
+from services.common.directories import Directories
+from services.common.faults import Unavailable
+from services.common.manifest import FileEntry, Manifest
+from services.common.testing.clock import FakeClock
+from services.trainer.node.attempt import Attempt, AttemptSettings
+from services.trainer.node.lease import (
+    Cause,
+    Failure,
+    Lease,
+    LeaseLost,
+    LocalBase,
+    Result,
+    StoredCheckpoint,
+)
+from services.trainer.node.telemetry import Telemetry
+
+JOB = "projects/default/tuningJobs/first"
+PRELUDE = """
+import json, os, pathlib, signal, sys, time
+
+job = json.loads(pathlib.Path(sys.argv[1]).read_text())
+work = pathlib.Path(job["work_dir"])
+
+def emit(type_, **fields):
+    print(json.dumps({"type": type_, "time": 0.0, **fields}), flush=True)
+
+def step(number):
+    emit("step", step=number, total_steps=9, epoch=0.5, loss=1.0, best_loss=1.0, tokens=1,
+         learning_rate=0.1, gradient_norm=1.0, tokens_per_second=1.0, progress_percent=1.0,
+         eta_seconds=1.0)
+
+def checkpoint(number):
+    path = work / "checkpoints" / f"step-{number}"
+    path.mkdir(parents=True)
+    (path / "state.json").write_text(str(number))
+    emit("checkpoint", step=number, path=str(path), digest="")
+
+def finish():
+    (work / "artifacts").mkdir()
+    (work / "artifacts" / "adapter").write_text("weights")
+    emit("finished", steps=9, final_loss=1.0, best_loss=1.0, validation_loss=None, artifacts=[])
+"""
+
+
+class AwayBlobs(ObstoreBlobs):
+    """A blob store that takes nothing while it is `away`."""
+
+    away = False
+
+    async def put(self, chunks: Any) -> Blob:
+        if self.away:
+            raise BlobsUnavailable
+        return await super().put(chunks)
+
+    async def put_file(self, path: Path) -> Blob:
+        if self.away:
+            raise BlobsUnavailable
+        return await super().put_file(path)
+
+
+@dataclass
+class MemoryLeases:
+    """The service's side of one lease. `trouble` is raised once each, by the next calls."""
+
+    cancelled: bool = False
+    lost: bool = False
+    trouble: list[Exception] = field(default_factory=list)
+    checkpoints: list[StoredCheckpoint] = field(default_factory=list)
+    told: list[tuple[Result | Failure, int]] = field(default_factory=list)
+    heard: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def claim(self, wait_s: float) -> Lease | None:
+        return None
+
+    async def heartbeat(self, lease: Lease, step: int, checkpoint: StoredCheckpoint | None) -> bool:
+        self._answer(lease)
+        if checkpoint is not None:
+            self.checkpoints.append(checkpoint)
+            self.heard.set()
+        return self.cancelled
+
+    async def complete(self, lease: Lease, result: Result, event_count: int) -> None:
+        self._answer(lease)
+        self.told.append((result, event_count))
+
+    async def fail(self, lease: Lease, failure: Failure, event_count: int) -> None:
+        self._answer(lease)
+        self.told.append((failure, event_count))
+
+    def _answer(self, lease: Lease) -> None:
+        if self.lost:
+            raise LeaseLost(lease.job, lease.attempt)
+        if self.trouble:
+            raise self.trouble.pop()
+
+
+class World:
+    """One lease, its attempt, and all that it stands on."""
+
+    def __init__(self, scratch: Path, blobs: AwayBlobs, base_model: str, dataset: str) -> None:
+        self.blobs = blobs
+        self.bus = MemoryBus()
+        self.leases = MemoryLeases()
+        self.work_dir = scratch / "work"
+        self._directories = Directories(blobs, scratch / "cache")
+        self._base_model = base_model
+        self._dataset = dataset
+
+    def attempt(
+        self, program: str, resume: str = "", patience_s: float = 30, grace_s: float = 5
+    ) -> Attempt:
+        lease = Lease(
+            job=JOB,
+            attempt=2,
+            duration_s=0.3,
+            dataset_digest=self._dataset,
+            base=LocalBase(self._base_model),
+            resume_checkpoint=resume,
+            seed=0,
+            method={},
+            training={},
+        )
+        engine = (sys.executable, "-c", PRELUDE + dedent(program))
+        settings = AttemptSettings(self.work_dir, 1, grace_s, patience_s, engine)
+        telemetry = Telemetry(self.bus, FakeClock(), JOB, 2)
+        return Attempt(lease, self.leases, self._directories, telemetry, settings)
+
+    async def run(self, program: str, **given: Any) -> Result | Failure:
+        """What the service is told at the end."""
+        await asyncio.wait_for(self.attempt(program, **given).run(), 20)
+        return self.outcome()
+
+    async def run_and_cancel(self, program: str, **given: Any) -> Result | Failure:
+        """As `run`, and cancels the job after its first event."""
+        running = asyncio.create_task(self.attempt(program, **given).run())
+        while not self.events():
+            await asyncio.sleep(0.01)
+        self.leases.cancelled = True
+        await asyncio.wait_for(running, 20)
+        return self.outcome()
+
+    def outcome(self) -> Result | Failure:
+        ((outcome, event_count),) = self.leases.told
+        assert event_count == len(self.events())
+        assert not list(self.work_dir.iterdir()), "an attempt leaves nothing behind"
+        return outcome
+
+    def events(self) -> list[pb.TuningJobEvent]:
+        return [pb.TuningJobEvent.FromString(message.payload) for message in self.bus._stream]
+
+    async def store(self, **files: str) -> str:
+        """A directory of these files in the blob store."""
+        directory = self.work_dir.parent / "to-store"
+        directory.mkdir()
+        for name, content in files.items():
+            (directory / name).write_text(content)
+        stored = await self._directories.store(directory, {})
+        shutil.rmtree(directory)
+        return stored.manifest_digest
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> World:
+    blobs = AwayBlobs.open((tmp_path / "blobs").as_uri())
+    config = await blobs.put(b"{}")
+    base = Manifest((FileEntry("config.json", config.size_bytes, config.digest),))
+    dataset = await blobs.put(b"examples")
+    await blobs.put(base.to_bytes())
+    return World(tmp_path, blobs, base.digest, dataset.digest)
+
+
+async def test_a_finished_engine_makes_a_result_of_its_artifacts(world: World) -> None:
+    result = await world.run("step(1); finish()")
+    assert isinstance(result, Result)
+    manifest = Manifest.parse(await world.blobs.read(result.manifest_digest))
+    assert [file.path for file in manifest.files] == ["adapter"]
+    assert result.metrics == {"steps": 9, "training_loss": 1, "best_loss": 1}
+
+
+async def test_artifacts_that_are_whole_count_however_the_engine_leaves_then(world: World) -> None:
+    assert isinstance(await world.run("finish(); os.kill(os.getpid(), signal.SIGSEGV)"), Result)
+
+
+async def test_an_engine_that_does_not_leave_after_its_last_word_is_killed(world: World) -> None:
+    program = "finish(); os.close(1); time.sleep(60)"
+    assert isinstance(await world.run(program, grace_s=0.1), Result)
+
+
+async def test_a_checkpoint_is_reported_when_all_before_it_is_stored(world: World) -> None:
+    await world.run("step(1); step(2); checkpoint(2); step(3); finish()")
+    (reported,) = world.leases.checkpoints
+    manifest = Manifest.parse(await world.blobs.read(reported.manifest_digest))
+    assert await world.blobs.read(manifest.files[0].sha256) == b"2"
+    numbers = [event.attempt_sequence for event in world.events()]
+    assert numbers == [1, 2, 3, 4]
+    (told,) = [e.checkpoint for e in world.events() if e.HasField("checkpoint")]
+    assert (told.step, told.manifest_digest) == (2, reported.manifest_digest)
+
+
+async def test_an_engine_that_dies_is_quoted_and_its_checkpoint_kept(world: World) -> None:
+    failure = await world.run(
+        """
+        step(1)
+        checkpoint(1)
+        print("something cracked", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+        """
+    )
+    assert isinstance(failure, Failure)
+    assert failure.cause is Cause.ENGINE_KILLED
+    assert "SIGKILL at step 1" in failure.message
+    assert failure.message.endswith("\nsomething cracked")
+    assert [checkpoint.step for checkpoint in world.leases.checkpoints] == [1]
+
+
+async def test_what_the_engine_says_of_its_failure_is_told(world: World) -> None:
+    failure = await world.run("emit('failed', kind='out_of_memory', message='9 GB'); sys.exit(4)")
+    assert failure == Failure(Cause.OUT_OF_MEMORY, "9 GB")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["nonsense", '{"type": "step"}', '{"type": "dance"}', '{"type": "failed", "kind": "?"}', "{}"],
+)
+async def test_an_engine_that_speaks_another_language_is_ended(world: World, line: str) -> None:
+    failure = await world.run(f"print({line!r}, flush=True); time.sleep(60)")
+    assert isinstance(failure, Failure)
+    assert failure.cause is Cause.ENGINE_ERROR
+    assert line in failure.message.replace("'", '"')
+
+
+async def test_a_refused_checkpoint_makes_training_begin_anew(world: World) -> None:
+    resume = await world.store(state="damaged")
+    result = await world.run(
+        """
+        if job["resume_from"] is not None:
+            assert os.listdir(job["resume_from"]) == ["state"]
+            emit("failed", kind="error", message="its state is unreadable")
+            sys.exit(5)
+        step(1)
+        finish()
+        """,
+        resume=resume,
+    )
+    assert isinstance(result, Result)
+    first = world.events()[0].log
+    assert first.level == pb.LogLine.LEVEL_WARNING
+    assert "training begins anew: its state is unreadable" in first.message
+
+
+async def test_a_checkpoint_that_is_gone_makes_training_begin_anew(world: World) -> None:
+    result = await world.run("assert job['resume_from'] is None; finish()", resume="ab" * 32)
+    assert isinstance(result, Result)
+    assert "training begins anew: no blob abab" in world.events()[0].log.message
+
+
+async def test_a_cancelled_job_stops_its_engine(world: World) -> None:
+    failure = await world.run_and_cancel(
+        """
+        def stop(*_):
+            checkpoint(1)
+            sys.exit(75)
+        signal.signal(signal.SIGTERM, stop)
+        step(1)
+        time.sleep(60)
+        """
+    )
+    assert failure == Failure(Cause.CANCELLED, "the engine was stopped at step 1")
+    assert [checkpoint.step for checkpoint in world.leases.checkpoints] == [1]
+
+
+async def test_an_engine_that_ignores_the_request_to_stop_is_killed(world: World) -> None:
+    program = "signal.signal(signal.SIGTERM, signal.SIG_IGN); step(1); time.sleep(60)"
+    failure = await world.run_and_cancel(program, grace_s=0.2)
+    assert failure == Failure(Cause.CANCELLED, "the engine was stopped at step 1")
+
+
+async def test_a_stop_before_the_engine_is_there_reaches_it(world: World) -> None:
+    """However early or late the stop comes, no engine runs on."""
+    for pause_ms in range(0, 60, 2):
+        attempt = world.attempt("time.sleep(60)")
+        running = asyncio.create_task(attempt.run())
+        await asyncio.sleep(pause_ms / 1000)
+        attempt.stop(Cause.NODE_STOPPING)
+        await asyncio.wait_for(running, 5)
+    causes = {outcome.cause for outcome, _ in world.leases.told if isinstance(outcome, Failure)}
+    assert (len(world.leases.told), causes) == (30, {Cause.NODE_STOPPING})
+
+
+async def test_a_lost_lease_ends_the_engine_and_tells_nobody(world: World) -> None:
+    attempt = world.attempt("step(1); time.sleep(60)")
+    running = asyncio.create_task(attempt.run())
+    await asyncio.sleep(0.1)
+    world.leases.lost = True
+    await asyncio.wait_for(running, 5)
+    assert not world.leases.told
+
+
+async def test_a_lease_lost_with_a_checkpoint_ends_it_too(world: World) -> None:
+    world.leases.lost = True
+    await asyncio.wait_for(world.attempt("checkpoint(1); time.sleep(60)").run(), 5)
+    assert not world.leases.told
+
+
+async def test_a_service_that_is_away_is_told_when_it_is_back(world: World) -> None:
+    world.leases.trouble = [Unavailable("TRAINER_DOWN", "nobody answers")] * 3
+    assert isinstance(await world.run("checkpoint(1); finish()"), Result)
+    assert len(world.leases.checkpoints) == 1
+
+
+async def test_a_blob_store_that_is_away_for_a_while_costs_nothing(world: World) -> None:
+    world.blobs.away = True
+    running = asyncio.create_task(world.attempt("checkpoint(1); finish()").run())
+    await asyncio.sleep(0.5)
+    assert not world.leases.checkpoints
+    world.blobs.away = False
+    await asyncio.wait_for(running, 10)
+    assert isinstance(world.outcome(), Result)
+    assert len(world.leases.checkpoints) == 1
+
+
+async def test_a_blob_store_that_stays_away_ends_the_attempt(world: World) -> None:
+    world.blobs.away = True
+    failure = await world.run("checkpoint(1); time.sleep(60)", patience_s=0.3)
+    assert isinstance(failure, Failure)
+    assert failure.cause is Cause.STORAGE
+    assert "blob store does not answer" in failure.message
+
+
+async def test_a_cancelled_job_does_not_wait_for_a_blob_store(world: World) -> None:
+    world.blobs.away = world.leases.cancelled = True
+    failure = await world.run("checkpoint(1); time.sleep(60)", patience_s=600)
+    assert isinstance(failure, Failure)
+    assert failure.cause is Cause.CANCELLED
+
+
+async def test_a_dataset_that_is_gone_is_a_fault_of_storage(world: World) -> None:
+    world._dataset = "cd" * 32
+    failure = await world.run("finish()")
+    assert isinstance(failure, Failure)
+    assert failure.cause is Cause.STORAGE
+    assert "cd" * 32 in failure.message
+
+
+async def test_the_engine_is_given_what_the_lease_names(world: World) -> None:
+    failure = await world.run(
+        """
+        paths = {key: str(job[key]) for key in ("base_model_dir", "dataset_file", "work_dir")}
+        content = pathlib.Path(job["dataset_file"]).read_text()
+        emit("failed", kind="invalid_job", message=json.dumps([job["threads"], content, paths]))
+        """
+    )
+    assert isinstance(failure, Failure)
+    threads, content, paths = json.loads(failure.message)
+    assert (threads, content) == (1, "examples")
+    assert Path(paths["base_model_dir"]).is_dir()
+    assert Path(paths["work_dir"]).parent == world.work_dir
