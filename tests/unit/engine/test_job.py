@@ -51,7 +51,7 @@ def test_every_fault_is_named_at_once(
 ) -> None:
     content["method"] |= {"rank": 0, "dropout": 1.5}
     content["training"] |= {"learning_rate": "fast", "schedule": "zigzag", "momentum": 1}
-    content |= {"threads": True, "base_model_dir": "/nowhere/at/all", "seed": -1}
+    content |= {"threads": True, "base_model_dir": "/nowhere/at/all", "seed": 2**63}
     del content["job"]
     assert set(faults(content)) == {
         "job",
