@@ -2,7 +2,9 @@
 
 import asyncio
 import hashlib
+import secrets
 import shutil
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +28,13 @@ class Directories:
     """Stores directories, and lays them out again, for good or in a cache.
 
     What is fetched is verified by its sha256 and appears whole: a path that exists is complete.
+    Several processes may share a cache.
     """
 
     def __init__(self, blobs: Blobs, cache_dir: Path) -> None:
         self._blobs = blobs
         self._cache_dir = cache_dir
+        self._fetching: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def store(self, directory: Path, meta: Mapping[str, str]) -> StoredDirectory:
         """Stores every file and a manifest of them; the same content gives the same digest."""
@@ -42,21 +46,24 @@ class Directories:
     async def fetch(self, manifest_digest: str, to: Path) -> Path:
         """Lays the files of a manifest into `to`, which must not exist yet."""
         manifest = Manifest.parse(await self._blobs.read(manifest_digest))
-        aside = to.with_name(f"{to.name}.partial")
-        shutil.rmtree(aside, ignore_errors=True)
-        for entry in manifest.files:
-            target = aside / entry.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            await self._blobs.fetch(entry.sha256, target)
-        aside.rename(to)
+        aside = to.with_name(f".{to.name}.{secrets.token_hex(8)}")
+        try:
+            for entry in manifest.files:
+                target = aside / entry.path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                await self._blobs.fetch(entry.sha256, target)
+            aside.rename(to)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, aside, ignore_errors=True)
         return to
 
     async def cached(self, manifest_digest: str) -> Path:
-        """The directory of a manifest, in the cache."""
+        """The directory of a manifest, in the cache. Fetched once, whoever else asks meanwhile."""
         path = self._cache_dir / "directories" / manifest_digest
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            await self.fetch(manifest_digest, path)
+        async with self._fetching[manifest_digest]:
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                await self._fetch_unless_there(manifest_digest, path)
         return path
 
     async def cached_file(self, digest: str, suffix: str) -> Path:
@@ -70,6 +77,13 @@ class Directories:
     async def cached_hub_model(self, repository: str, revision: str) -> Path:
         """A hub model's files at one commit, in the cache. Needs the `[node]` extra."""
         return await asyncio.to_thread(self._download, repository, revision)
+
+    async def _fetch_unless_there(self, manifest_digest: str, path: Path) -> None:
+        try:
+            await self.fetch(manifest_digest, path)
+        except OSError:
+            if not path.exists():
+                raise  # else another process was faster, with the same files
 
     async def _store_file(self, directory: Path, path: Path) -> FileEntry:
         blob = await self._blobs.put_file(path)

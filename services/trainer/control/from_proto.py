@@ -10,7 +10,7 @@ from anneal.trainer.v1 import node_lease_service_pb2 as lease_pb
 from anneal.trainer.v1 import tuning_job_pb2 as job_pb
 from anneal.trainer.v1 import tuning_job_service_pb2 as service_pb
 from services.common.faults import InvalidArgument
-from services.common.requests import fingerprint
+from services.common.request_ids import fingerprint
 from services.trainer.control.domain.drafts import Draft
 from services.trainer.control.domain.names import TuningJobName
 from services.trainer.control.domain.node_calls import (

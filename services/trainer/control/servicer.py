@@ -9,6 +9,7 @@ from anneal.trainer.v1.node_lease_service_pb2_grpc import NodeLeaseServiceServic
 from anneal.trainer.v1.tuning_job_service_pb2_grpc import TuningJobServiceServicer
 from services.common.errors import Context
 from services.trainer.control import from_proto, to_proto
+from services.trainer.control.domain.lookups import Lookups
 from services.trainer.control.domain.names import TuningJobName
 from services.trainer.control.domain.node_leases import Claim, NodeLeases
 from services.trainer.control.domain.tuning_jobs import TuningJobs
@@ -18,8 +19,9 @@ from services.trainer.control.domain.watching import Watching
 class TuningJobServicer(TuningJobServiceServicer):
     """What callers see."""
 
-    def __init__(self, jobs: TuningJobs, watching: Watching) -> None:
+    def __init__(self, jobs: TuningJobs, lookups: Lookups, watching: Watching) -> None:
         self._jobs = jobs
+        self._lookups = lookups
         self._watching = watching
 
     async def CreateTuningJob(
@@ -30,7 +32,7 @@ class TuningJobServicer(TuningJobServiceServicer):
     async def GetTuningJob(
         self, request: service_pb.GetTuningJobRequest, context: Context
     ) -> job_pb.TuningJob:
-        return to_proto.tuning_job(await self._jobs.get(TuningJobName.parse(request.name)))
+        return to_proto.tuning_job(await self._lookups.get(TuningJobName.parse(request.name)))
 
     async def ListTuningJobs(
         self, request: service_pb.ListTuningJobsRequest, context: Context

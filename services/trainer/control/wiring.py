@@ -16,6 +16,7 @@ from services.trainer.control.adapters.hints import WorkHints
 from services.trainer.control.adapters.sql import TrainerTables
 from services.trainer.control.adapters.telemetry import TelemetryConsumer
 from services.trainer.control.domain.drafts import Specification
+from services.trainer.control.domain.lookups import Lookups
 from services.trainer.control.domain.node_leases import LeasePolicy, NodeLeases
 from services.trainer.control.domain.signals import Signals
 from services.trainer.control.domain.tuning_jobs import Ids, TuningJobs
@@ -47,6 +48,7 @@ class Control:
 
 def control(parts: Parts, policy: LeasePolicy, watch_poll_s: float) -> Control:
     jobs = TuningJobs(parts.store, parts.specification, parts.tokens, IDS)
+    lookups = Lookups(parts.store)
     leases = NodeLeases(parts.store, parts.signals, policy)
     watching = Watching(parts.store, parts.signals, watch_poll_s)
     hints = WorkHints(parts.bus, parts.signals)
@@ -56,7 +58,7 @@ def control(parts: Parts, policy: LeasePolicy, watch_poll_s: float) -> Control:
             Service(
                 "anneal.trainer.v1.TuningJobService",
                 add_TuningJobServiceServicer_to_server,
-                TuningJobServicer(jobs, watching),
+                TuningJobServicer(jobs, lookups, watching),
             ),
             Service(
                 "anneal.trainer.v1.NodeLeaseService",
@@ -69,6 +71,7 @@ def control(parts: Parts, policy: LeasePolicy, watch_poll_s: float) -> Control:
             Relay(parts.store, parts.bus).run,
             telemetry.run,
             leases.run_reaper,
+            lookups.run,
             watching.run,
             hints.send,
             hints.listen,

@@ -7,10 +7,11 @@ from datetime import datetime
 from sqlalchemy import event
 
 from services.common.outbox import Outbox
+from services.common.requests import Requests
 from services.common.store import Session, database_now
 from services.trainer.control.adapters.histories import SqlAttempts, SqlHistory
 from services.trainer.control.adapters.jobs import SqlJobs
-from services.trainer.control.adapters.outgoing import CreateRequests, OutboxNews
+from services.trainer.control.adapters.news import OutboxNews
 from services.trainer.control.domain.job import TuningJob
 from services.trainer.control.domain.signals import Signals
 
@@ -25,7 +26,7 @@ class TrainerTables:
     attempts: SqlAttempts
     history: SqlHistory
     news: OutboxNews
-    requests: CreateRequests
+    requests: Requests
     session: Session
     signals: Signals
     clock: Now
@@ -49,7 +50,7 @@ def trainer_tables(signals: Signals, now: Now = database_now) -> Callable[[Sessi
             attempts=SqlAttempts(session),
             history=SqlHistory(session),
             news=OutboxNews(Outbox(session)),
-            requests=CreateRequests(session),
+            requests=Requests(session),
             session=session,
             signals=signals,
             clock=now,

@@ -17,32 +17,32 @@ class Lookups:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._asked: dict[TuningJobName, _Answer] = {}
-        self._reading: asyncio.Task[None] | None = None
+        self._somebody_asked = asyncio.Event()
 
     async def get(self, name: TuningJobName) -> TuningJob:
-        """Raises TuningJobNotFound, Unavailable."""
+        """Waits for `run`. Raises TuningJobNotFound, Unavailable."""
         answer = self._asked.get(name)
         if answer is None:
             answer = self._asked[name] = asyncio.get_running_loop().create_future()
-        if self._reading is None:
-            self._reading = asyncio.create_task(self._read())
+            self._somebody_asked.set()
         return existing(name, await asyncio.shield(answer))
 
-    async def _read(self) -> None:
-        while self._asked:
+    async def run(self) -> None:
+        """Answers until it is cancelled."""
+        while True:
+            await self._somebody_asked.wait()
+            self._somebody_asked.clear()
             asked, self._asked = self._asked, {}
-            try:
-                async with self._store.reading() as unit:
-                    found = await unit.jobs.find_all(list(asked))
-            except Exception as error:  # it is theirs who asked, whatever it is
-                _refuse(asked, error)
-            else:
-                for name, answer in asked.items():
-                    answer.set_result(found.get(name))
-        self._reading = None
+            await self._answer(asked)
 
-
-def _refuse(asked: dict[TuningJobName, _Answer], error: Exception) -> None:
-    for answer in asked.values():
-        answer.set_exception(error)
-        answer.exception()  # all who asked may have left
+    async def _answer(self, asked: dict[TuningJobName, _Answer]) -> None:
+        try:
+            async with self._store.reading() as unit:
+                found = await unit.jobs.find_all(list(asked))
+        except Exception as error:  # it is theirs who asked, whatever it is
+            for answer in asked.values():
+                answer.set_exception(error)
+                answer.exception()  # all who asked may have left
+        else:
+            for name, answer in asked.items():
+                answer.set_result(found.get(name))

@@ -1,11 +1,11 @@
 """What a node may say, with its limits."""
 
-import uuid
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from services.common.names import ID_RULE
+from services.common.request_ids import require_uuid4
 from services.trainer.control.domain.endings import (
     MAX_MESSAGE_CHARACTERS,
     Cause,
@@ -16,16 +16,6 @@ from services.trainer.control.domain.job import Checkpoint
 
 MAX_WAIT_S = 30
 _ID = r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$"
-
-
-def _uuid4(text: str) -> str:
-    try:
-        parsed = uuid.UUID(text)
-    except ValueError:
-        parsed = None
-    if parsed is None or parsed.version != 4 or str(parsed) != text.lower():
-        raise ValueError("not a UUID4")
-    return text
 
 
 def _printable(text: str) -> str:
@@ -47,7 +37,7 @@ class NodeCall(BaseModel):
 class ClaimCall(NodeCall):
     node: str = Field(pattern=_ID, description=ID_RULE)
     wait: float = Field(default=0.0, ge=0, le=MAX_WAIT_S)
-    request_id: Annotated[str, AfterValidator(_uuid4)] | None = None
+    request_id: Annotated[str, AfterValidator(require_uuid4)] | None = None
 
 
 class StoredCheckpoint(NodeCall):

@@ -115,7 +115,12 @@ class NodeLeases:
                 await self._take_back(unit, name)
 
     async def run_reaper(self) -> None:
-        """Reaps until it is cancelled, and goes on after outages of the database."""
+        """Reaps until it is cancelled, and goes on after outages of the database.
+
+        It begins a whole lease after the start: while the service was away, no node could keep its
+        lease, and those that live shall come first.
+        """
+        await asyncio.sleep(self.policy.lease_s)
         while True:
             try:
                 await self.reap()

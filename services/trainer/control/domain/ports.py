@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from services.common.filters import Filter
+from services.common.request_ids import RequestKey
 from services.trainer.control.domain.attempts import Attempt
 from services.trainer.control.domain.endings import Result
 from services.trainer.control.domain.job import BaseModelSource, TuningJob
@@ -78,15 +79,6 @@ class JobQuery:
     filter: Filter | None
     after: tuple[datetime, str] | None
     limit: int
-
-
-@dataclass(frozen=True)
-class Request:
-    """A CreateTuningJob that is to be carried out once. Without an id it always is."""
-
-    project: str
-    id: str
-    fingerprint: str
 
 
 class Jobs(Protocol):
@@ -176,16 +168,19 @@ class News(Protocol):
 
 
 class Requests(Protocol):
-    async def find(self, request: Request) -> str | None:
-        """The name of the job that the same call made before."""
+    """The calls that are to be carried out once; those without an id always are."""
+
+    async def find(self, key: RequestKey, fingerprint: str) -> str | None:
+        """The name of the job that an earlier call made. Raises InvalidArgument if the id is no
+        UUID4 or came with another body."""
         ...
 
-    async def reserve(self, request: Request) -> str | None:
+    async def reserve(self, key: RequestKey, fingerprint: str) -> str | None:
         """As `find`; None means: go on, and `settle` in this transaction. A concurrent twin waits
-        for it. Raises InvalidArgument if the id is no UUID4 or came with another body."""
+        for it."""
         ...
 
-    async def settle(self, request: Request, job: TuningJobName) -> None: ...
+    async def settle(self, key: RequestKey, resource: str) -> None: ...
 
 
 class Unit(Protocol):

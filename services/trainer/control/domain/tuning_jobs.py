@@ -9,17 +9,18 @@ from services.common.filters import ENUM, MAP, TEXT, TIME, FieldKind, parse
 from services.common.ids import NewId
 from services.common.names import ProjectName, require_id
 from services.common.paging import Key, Page, PageTokens, page_size, scope_of
+from services.common.request_ids import RequestKey
 from services.trainer.control.domain.changes import change, enter
 from services.trainer.control.domain.drafts import Draft, Specification
 from services.trainer.control.domain.errors import TuningJobExists, existing
 from services.trainer.control.domain.job import JobSpec, TuningJob
-from services.trainer.control.domain.lookups import Lookups
 from services.trainer.control.domain.names import TuningJobName
-from services.trainer.control.domain.ports import JobQuery, Request, Store, Unit
+from services.trainer.control.domain.ports import JobQuery, Store, Unit
 from services.trainer.control.domain.states import State
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
+_CREATE = "CreateTuningJob"
 
 FILTER_FIELDS: Mapping[str, FieldKind] = {
     "state": ENUM([state.value for state in State]),
@@ -66,10 +67,13 @@ class TuningJobs:
     """The use cases of TuningJobService, apart from watching."""
 
     def __init__(
-        self, store: Store, specification: Specification, tokens: PageTokens, ids: Ids
+        self,
+        store: Store,
+        specification: Specification,
+        tokens: PageTokens,
+        ids: Ids,
     ) -> None:
         self._store = store
-        self._lookups = Lookups(store)
         self._specification = specification
         self._tokens = tokens
         self._ids = ids
@@ -80,18 +84,16 @@ class TuningJobs:
         Raises InvalidArgument with every violation, TuningJobExists, Unavailable.
         """
         project = ProjectName.parse(new.parent, "parent").project
-        request = Request(project, new.request_id, new.fingerprint)
-        if not new.validate_only and (known := await self._made_by(request)) is not None:
-            return known
+        request = RequestKey(project, _CREATE, new.request_id)
+        if not new.validate_only:
+            made = await self._made_by(request, new.fingerprint)
+            if made is not None:
+                return made
         name = self._name(project, new.job_id)
         spec = await self._specification.of(name, new.draft)
         if new.validate_only:
             return await self._as_if_entered(name, spec)
-        return await self._entered(name, spec, request)
-
-    async def get(self, name: TuningJobName) -> TuningJob:
-        """Raises TuningJobNotFound."""
-        return await self._lookups.get(name)
+        return await self._entered(name, spec, request, new.fingerprint)
 
     async def list(self, listing: Listing) -> tuple[tuple[TuningJob, ...], str]:
         """A page, newest first, and the token of the next one. Raises InvalidArgument."""
@@ -121,11 +123,12 @@ class TuningJobs:
             require_id(job_id, field="tuning_job_id")
         return TuningJobName(project, job_id or self._ids.job_id())
 
-    async def _made_by(self, request: Request) -> TuningJob | None:
-        if not request.id:
+    async def _made_by(self, request: RequestKey, fingerprint: str) -> TuningJob | None:
+        """Asked before other services are: a repetition needs none of them."""
+        if not request.request_id:
             return None
         async with self._store.reading() as unit:
-            made = await unit.requests.find(request)
+            made = await unit.requests.find(request, fingerprint)
             return None if made is None else await _named(unit, made)
 
     async def _as_if_entered(self, name: TuningJobName, spec: JobSpec) -> TuningJob:
@@ -134,14 +137,16 @@ class TuningJobs:
                 raise TuningJobExists(name)
             return await self._queued(unit, name, spec)
 
-    async def _entered(self, name: TuningJobName, spec: JobSpec, request: Request) -> TuningJob:
+    async def _entered(
+        self, name: TuningJobName, spec: JobSpec, request: RequestKey, fingerprint: str
+    ) -> TuningJob:
         async with self._store.writing() as unit:
-            made = await unit.requests.reserve(request)
+            made = await unit.requests.reserve(request, fingerprint)
             if made is not None:
                 return await _named(unit, made)
             job = await self._queued(unit, name, spec)
             await enter(unit, job)
-            await unit.requests.settle(request, name)
+            await unit.requests.settle(request, str(name))
         return job
 
     async def _queued(self, unit: Unit, name: TuningJobName, spec: JobSpec) -> TuningJob:

@@ -70,19 +70,23 @@ class Watching:
     async def run(self) -> None:
         """Rings for the followed jobs that another replica wrote to; runs until cancelled."""
         seen: dict[TuningJobName, int] = {}
-        while True:
-            await asyncio.sleep(self._poll_s)
-            try:
+        try:
+            while True:
+                await asyncio.sleep(self._poll_s)
                 seen = await self._rung(seen)
-            except Unavailable as fault:
-                log.warning("watching.paused", reason=fault.reason)
+        finally:
+            await asyncio.gather(*self._reads.values(), return_exceptions=True)
 
     async def _rung(self, seen: dict[TuningJobName, int]) -> dict[TuningJobName, int]:
         names = self._signals.followed()
         if not names:
             return {}
-        async with self._store.reading() as unit:
-            counts = dict(await unit.jobs.event_counts(names))
+        try:
+            async with self._store.reading() as unit:
+                counts = dict(await unit.jobs.event_counts(names))
+        except Unavailable as fault:
+            log.warning("watching.paused", reason=fault.reason)
+            return seen
         for name, count in counts.items():
             if seen.get(name) != count:
                 self._signals.changed(name)
