@@ -152,7 +152,7 @@ def read_held_out() -> Iterator[HeldOut]:
 def score(client: Client, progress: Progress, model: str, held_out: Sequence[HeldOut]) -> Quality:
     """The held-out loss of a model."""
     quality = Quality()
-    task = progress.add_task("score", total=len(held_out), note="")
+    task = progress.add_task("score", total=len(held_out), note=model.rsplit("/", 1)[-1])
     for one in held_out:
         turns = (
             {"role": "user", "content": one.question},
