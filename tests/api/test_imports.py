@@ -43,4 +43,4 @@ def test_the_client_loads_no_server_part(module: str) -> None:
 
 
 def test_the_list_above_would_notice_torch() -> None:
-    assert "torch" in loaded_by("services.trainer.engine.loop")
+    assert "torch" in loaded_by("services.inference.worker.sampling")

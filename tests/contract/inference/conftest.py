@@ -1,13 +1,14 @@
 """A running InferenceService over the real worker, beside a registry that knows four names."""
 
-import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+import pytest_asyncio
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
@@ -96,9 +97,18 @@ def adapter_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.fixture
-async def platform(tmp_path: Path, adapter_dir: Path) -> AsyncGenerator[Platform]:
-    directories = Directories(ObstoreBlobs.open("memory://"), tmp_path / "cache")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def platform(
+    tmp_path_factory: pytest.TempPathFactory, adapter_dir: Path
+) -> AsyncGenerator[Platform]:
+    """One for all tests of a module: a worker takes seconds to load torch."""
+    async with serving(tmp_path_factory.mktemp("platform"), adapter_dir) as platform:
+        yield platform
+
+
+@asynccontextmanager
+async def serving(directory: Path, adapter_dir: Path) -> AsyncGenerator[Platform]:
+    directories = Directories(ObstoreBlobs.open("memory://"), directory / "cache")
     base = await directories.store(BASE_DIR, {})
     adapter = await directories.store(adapter_dir, {})
     registry_server = grpc.aio.server()
@@ -123,4 +133,3 @@ async def platform(tmp_path: Path, adapter_dir: Path) -> AsyncGenerator[Platform
             yield Platform(InferenceServiceStub(channel), backend, registry_server)
     await backend.close()
     await registry_server.stop(None)
-    await asyncio.sleep(0)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -12,7 +13,9 @@ from grpc_status import rpc_status
 
 from anneal.common.v1.conversation_pb2 import ROLE_ASSISTANT, ROLE_USER, ChatMessage
 from anneal.inference.v1 import inference_service_pb2 as pb
-from tests.contract.inference.conftest import ALIAS, BASE, VERSION, Platform
+from tests.contract.inference.conftest import ALIAS, BASE, VERSION, Platform, serving
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 QUESTION = [ChatMessage(role=ROLE_USER, content="What does os.path.join do?")]
 ANSWERED = [*QUESTION, ChatMessage(role=ROLE_ASSISTANT, content="It joins paths.")]
@@ -162,11 +165,14 @@ async def test_a_caller_that_goes_away_frees_the_worker(platform: Platform) -> N
     assert answer.text
 
 
-async def test_a_registry_that_is_away_is_unavailable_not_unknown(platform: Platform) -> None:
-    await platform.registry_server.stop(None)
+async def test_a_registry_that_is_away_is_unavailable_not_unknown(
+    tmp_path: Path, adapter_dir: Path
+) -> None:
+    async with serving(tmp_path, adapter_dir) as platform:
+        await platform.registry_server.stop(None)
 
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await platform.stub.GenerateText(ask(BASE))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await platform.stub.GenerateText(ask(BASE))
 
     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
     assert reason_of(caught.value) == "DEPENDENCY_DOWN"
