@@ -58,7 +58,7 @@ bench: $(STUBS) ## The figures of docs/performance.md.
 	python -m benchmarks
 
 faults: $(STUBS) ## Kills and restarts in the middle of jobs, the long version.
-	pytest -m '' tests/faults --faults=long
+	pytest tests/faults --faults=long
 
 wheel: $(STUBS) ## A wheel with the stubs in it.
 	python -m pip wheel --quiet --no-deps --wheel-dir dist .
