@@ -12,10 +12,11 @@ from pathlib import Path
 import grpc
 
 from anneal.health import ANSWER_WITHIN_S, is_serving
+from anneal.transport import WITHOUT_PROXY
 from anneal.up.data_dir import DataDir
 from anneal.up.failures import PlatformError
 from anneal.up.ports import HOST, Ports
-from anneal.up.supervisor import Program
+from anneal.up.supervisor import GRACE_S, Program
 
 MODULES: Mapping[str, str] = {
     "registry": "services.registry",
@@ -45,6 +46,9 @@ _PASSED_ON = (
     "ANNEAL_THREADS",
     "ANNEAL_LEASES_LEASE_S",
 )
+
+_HANDING_BACK_S = 5.0
+"""What a stopping node needs, when its engine is gone, to hand its job back."""
 
 
 def require_installed() -> Path:
@@ -134,13 +138,15 @@ def _own(name: str, data_dir: DataDir, ports: Ports) -> dict[str, str]:
         database = data_dir.folder("db") / f"{name}.db"
         own["ANNEAL_SERVER_LISTEN"] = listen
         own["ANNEAL_DATABASE_URL"] = f"sqlite+aiosqlite:///{database}"
+    if name == "node":
+        own["ANNEAL_ENGINE_GRACE_S"] = str(GRACE_S - _HANDING_BACK_S)
     return own
 
 
 def _serves(port: int) -> bool:
     if _first_bytes(port, 0) is None:  # a channel to nobody costs more than a look
         return False
-    with grpc.insecure_channel(f"{HOST}:{port}") as channel:
+    with grpc.insecure_channel(f"{HOST}:{port}", (WITHOUT_PROXY,)) as channel:
         return is_serving(channel)
 
 

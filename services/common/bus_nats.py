@@ -33,6 +33,7 @@ T = TypeVar("T")
 _STREAM_AGE = timedelta(days=7)
 _DUPLICATE_WINDOW = timedelta(minutes=10)
 _ANSWER_TIMEOUT_S = 2.0
+_CANCEL_TIMEOUT_S = 0.2
 _FETCH_TIMEOUT_S = 2.0  # a fetch that is in flight over a server's restart is lost: keep it short
 _HINTS_WAITING = 1024
 _MAX_ACK_PENDING = 256
@@ -160,7 +161,7 @@ class NatsBus:
         self._closing = True
         while not self._opening.done():  # nats-py may swallow a cancellation
             self._opening.cancel()
-            await asyncio.wait([self._opening], timeout=0.2)
+            await asyncio.wait([self._opening], timeout=_CANCEL_TIMEOUT_S)
         with suppress(nats.errors.Error):
             await self._client.close()
 
@@ -262,9 +263,13 @@ async def _answered(call: Coroutine[Any, Any, T]) -> T:
     cancellation of its caller, which would then never end."""
     task = asyncio.ensure_future(call)
     task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-    done, _ = await asyncio.wait([task], timeout=2 * _ANSWER_TIMEOUT_S)
+    try:
+        done, _ = await asyncio.wait([task], timeout=2 * _ANSWER_TIMEOUT_S)
+    finally:
+        if not task.done():  # nobody waits any more; left alone it would outlive the connection
+            task.cancel()
+            await asyncio.wait([task], timeout=_CANCEL_TIMEOUT_S)
     if not done:
-        task.cancel()
         raise BusUnavailable
     return task.result()
 

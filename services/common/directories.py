@@ -82,7 +82,7 @@ class Directories:
         try:
             await self.fetch(manifest_digest, path)
         except OSError:
-            if not path.exists():
+            if not await asyncio.to_thread(path.exists):
                 raise  # else another process was faster, with the same files
 
     async def _store_file(self, directory: Path, path: Path) -> FileEntry:

@@ -99,7 +99,7 @@ def _usage(usage: Usage) -> pb.TokenUsage:
 def _conversation(messages: Iterable[conversation_pb2.ChatMessage]) -> Conversation:
     listed = list(messages)
     faults = [
-        Violation(f"messages[{index}].role", "must be system, user or assistant", "UNKNOWN_ROLE")
+        Violation(f"messages.{index}.role", "must be system, user or assistant", "UNKNOWN_ROLE")
         for index, message in enumerate(listed)
         if message.role not in _ROLES
     ]

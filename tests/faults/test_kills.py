@@ -10,7 +10,7 @@ from tests.faults.world import STEPS, VICTIMS, World
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-KILLS = {10: "engine", 25: "nats", 40: "node", 55: "trainer"}
+KILLS = {8: "engine", 20: "nats", 32: "node", 45: "trainer"}
 """Who dies once a watcher has seen this step."""
 MOMENTS = 4
 

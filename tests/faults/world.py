@@ -20,15 +20,15 @@ from anneal.trainer.v1.tuning_job_pb2 import (
 )
 
 VICTIMS = ("engine", "node", "trainer", "nats")
-STEPS = 80
+STEPS = 60
 TRAINING = TrainingParameters(
     max_steps=STEPS,
-    batch_size=8,
+    batch_size=4,
     learning_rate=5e-3,
     warmup_steps=5,
     max_sequence_tokens=128,
-    evaluate_every=40,
-    checkpoint_every=10,
+    evaluate_every=30,
+    checkpoint_every=6,
 )
 METHOD = LoraMethod(rank=4, dropout=0.1)
 SEED = 7

@@ -157,7 +157,7 @@ def _reject_unknown(
     for key in row:
         if key not in known:
             message = f"only {', '.join(sorted(known))} may stand here"
-            flaws.append(Flaw(FlawCode.UNKNOWN_FIELD, message[:60], (*path, key)))
+            flaws.append(Flaw(FlawCode.UNKNOWN_FIELD, message[:80], (*path, key)))
 
 
 def _check_turns(messages: Conversation, flaws: list[Flaw]) -> None:

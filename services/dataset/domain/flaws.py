@@ -32,7 +32,7 @@ class FlawCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """One thing that is wrong with a line. `message` has at most 60 characters."""
+    """One thing that is wrong with a line. `message` has at most 80 characters."""
 
     code: FlawCode
     message: str

@@ -158,7 +158,7 @@ def _plain(value: object) -> Json:
 
 
 def _not_json(error: json.JSONDecodeError) -> Flaw:
-    return Flaw(FlawCode.NOT_JSON, f"not JSON at character {error.pos + 1}: {error.msg}"[:60])
+    return Flaw(FlawCode.NOT_JSON, f"not JSON at character {error.pos + 1}: {error.msg}")
 
 
 def _too_deep(path: Path) -> Flaw:

@@ -53,12 +53,12 @@ def _require(violations: list[Violation]) -> None:
 
 def _turn_faults(conversation: Conversation) -> list[Violation]:
     faults = [
-        Violation(f"messages[{index}].content", "must not be empty", "EMPTY")
+        Violation(f"messages.{index}.content", "must not be empty", "EMPTY")
         for index, turn in enumerate(conversation)
         if not turn.content
     ]
     faults += [
-        Violation(f"messages[{index}].role", "only the first turn may be the system's")
+        Violation(f"messages.{index}.role", "only the first turn may be the system's")
         for index, turn in enumerate(conversation)
         if turn.role == "system" and index > 0
     ]

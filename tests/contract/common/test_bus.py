@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import structlog.testing
@@ -257,6 +258,22 @@ async def test_a_bus_that_never_connected_can_be_closed(nats: NatsServer):
     nats.kill()
     bus = await NatsBus.connect(nats.url, name="test", wait_s=0.1)
     await bus.close()
+
+
+def test_a_bus_that_closes_under_a_subscriber_leaves_nothing_to_complain_about(nats: NatsServer):
+    complaints: list[dict[str, Any]] = []
+
+    async def stop_while_waiting() -> None:
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, complaint: complaints.append(complaint)
+        )
+        bus = await NatsBus.connect(nats.url, name="test")
+        async with bus.subscribe("reader", ["anneal.>"]) as deliveries:
+            await nothing_more(deliveries)
+        await bus.close()
+
+    asyncio.run(stop_while_waiting())
+    assert complaints == []
 
 
 async def test_an_operators_stream_of_another_shape_is_used_as_it_is(nats: NatsServer):

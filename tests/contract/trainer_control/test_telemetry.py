@@ -12,6 +12,8 @@ from anneal.trainer.v1.tuning_job_pb2 import TuningJob
 from services.common.bus_nats import NatsBus
 from services.common.testing.postgres import Postgres
 from services.trainer.control import from_proto
+from services.trainer.control.adapters import telemetry
+from services.trainer.control.adapters.telemetry import DURABLE, SUBJECTS
 from services.trainer.control.domain.progress import Telemetry
 from services.trainer.control.domain.telemetry import hear
 from tests.contract.trainer_control.conftest import Serve
@@ -104,10 +106,10 @@ async def test_an_event_of_an_earlier_attempt_is_history_but_no_progress(world: 
     await world.tell(lease.job, 1, step=step_event(2))
     await world.heard(first.name, 5)
 
-    await world.tell(first, 7, step=step_event(7))
+    await world.tell(first, 1, step=step_event(7))
     events = await world.heard(first.name, 6)
 
-    assert kinds(events) == ["QUEUED", "RUNNING", "QUEUED", "RUNNING", "2.1", "1.7"]
+    assert kinds(events) == ["QUEUED", "RUNNING", "QUEUED", "RUNNING", "2.1", "1.1"]
     assert (await world.get(first.name)).progress.step == 2
 
 
@@ -133,6 +135,48 @@ async def test_an_event_that_is_none_or_of_no_job_holds_up_nothing(world: World)
     await world.tell(job, 1)
 
     assert kinds(await world.heard(job.name, 3))[-1] == "1.1"
+
+
+async def test_an_event_that_overtook_its_predecessor_waits_for_it(serve: Serve) -> None:
+    async with serve(replace(FAST, events_grace_s=10)) as world:
+        job = await claimed(world)
+        for number in (1, 4, 3):
+            await world.tell(job, number)
+        await world.heard(job.name, 3)
+        await world.tell(job, 2)
+
+        await world.complete(job, event_count=4)
+
+        assert kinds(await world.history(job.name))[2:-1] == ["1.1", "1.2", "1.3", "1.4"]
+
+
+async def test_what_a_killed_process_had_in_hand_keeps_its_place(
+    serve: Serve, nats_bus: NatsBus
+) -> None:
+    async with serve(bus=nats_bus) as before:
+        job = await claimed(before)
+    async with nats_bus.subscribe(DURABLE, SUBJECTS, ack_wait_s=3) as deliveries:
+        for number in (1, 2, 3):
+            await before.tell(job, number)
+            await anext(deliveries)  # and dies without a word
+    await before.tell(job, 4)
+
+    async with serve(replace(FAST, events_grace_s=10), bus=nats_bus) as after:
+        await after.complete(job, event_count=4)
+        events = await after.history(job.name)
+
+    assert kinds(events)[2:-1] == ["1.1", "1.2", "1.3", "1.4"]
+
+
+async def test_events_behind_one_that_is_lost_are_kept_in_the_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telemetry, "_EARLY_RETRY_S", 0.02)
+    job = await claimed(world)
+    for number in (1, 3, 4):
+        await world.tell(job, number)
+
+    assert kinds(await world.heard(job.name, 5))[2:] == ["1.1", "1.3", "1.4"]
 
 
 async def test_the_end_waits_for_the_events_that_were_published(serve: Serve) -> None:

@@ -31,7 +31,7 @@ class LeasePolicy:
 
     lease_s: float = 30.0
     claim_poll_s: float = 2.0
-    events_grace_s: float = 5.0
+    events_grace_s: float = 10.0
     reap_every_s: float = 1.0
     retry_delay_s: float = 1.0
 

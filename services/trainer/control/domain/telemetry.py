@@ -1,7 +1,8 @@
 """What nodes tell, written into the histories of their jobs."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence, Set
 from itertools import groupby
+from operator import attrgetter
 
 import structlog
 from structlog.typing import FilteringBoundLogger
@@ -23,6 +24,34 @@ async def hear(unit: Unit, told: Sequence[Telemetry]) -> None:
     by_job = sorted(told, key=_job)  # held in one order, so that no two replicas wait in a circle
     for _, events in groupby(by_job, key=_job):
         await _hear_one(unit, list(events))
+
+
+async def early(unit: Unit, told: Collection[Telemetry]) -> Set[Telemetry]:
+    """Those whose predecessors are neither in the history nor among `told`.
+
+    The bus delivers again what a killed process had in hand, but behind what came since: whoever
+    waits for it keeps the order.
+    """
+    too_early: set[Telemetry] = set()
+    for _, events in groupby(sorted(told, key=_job), key=_job):
+        too_early |= await _early_of_one(unit, sorted(events, key=attrgetter("place")))
+    return too_early
+
+
+async def _early_of_one(unit: Unit, told: Sequence[Telemetry]) -> Set[Telemetry]:
+    """`told` is of one job and in its order."""
+    job = await unit.jobs.find(told[0].job)
+    if job is None or job.state in FINAL:
+        return frozenset()  # they are dropped whenever they come
+    before = [(event.attempt, event.number - 1) for event in told]
+    there = set(await unit.history.known(job.name, before))
+    too_early: set[Telemetry] = set()
+    for event, predecessor in zip(told, before, strict=True):
+        if event.number == 1 or event.attempt > job.attempt or predecessor in there:
+            there.add(event.place)
+        else:
+            too_early.add(event)
+    return too_early
 
 
 async def _hear_one(unit: Unit, told: Sequence[Telemetry]) -> None:
