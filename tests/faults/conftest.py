@@ -22,10 +22,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.fixture(scope="session")
-def is_long(request: pytest.FixtureRequest) -> bool:
-    """The option is unknown when pytest was not called for this directory."""
-    return request.config.getoption("--faults", default="short") == "long"
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out the long tests. (The option is unknown when pytest was not called for here.)"""
+    if config.getoption("--faults", default="short") == "long":
+        return
+    long = [item for item in items if item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
 
 
 @pytest.fixture(scope="module")

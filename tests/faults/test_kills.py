@@ -29,11 +29,10 @@ def test_engine_bus_node_and_control_die_and_the_job_does_not(world: World) -> N
     world.assert_unharmed(job, seen)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("moment", range(MOMENTS))
 @pytest.mark.parametrize("victim", VICTIMS)
-def test_death_at_any_moment(world: World, is_long: bool, victim: str, moment: int) -> None:
-    if not is_long:
-        pytest.skip("only with --faults=long")
+def test_death_at_any_moment(world: World, victim: str, moment: int) -> None:
     seed = secrets.randbelow(2**32)
     print(f"seed {seed}")
     chance = random.Random(seed)
