@@ -53,6 +53,9 @@ SERVICE_CONFIG = json.dumps(
     }
 )
 
+# grpc takes the environment's http_proxy even to this machine, unless no_proxy is set as well.
+WITHOUT_PROXY: Option = ("grpc.enable_http_proxy", 0)
+
 CHANNEL_OPTIONS: tuple[Option, ...] = (
     *KEEPALIVE_OPTIONS,
     ("grpc.enable_retries", 1),
@@ -101,6 +104,7 @@ def open_channel(
     over a network.
     """
     sent = _always(address, tls, api_key, outgoing)
+    options = _reaching(address, options)
     interceptors = (_UnaryUnary(sent), _UnaryStream(sent), _StreamUnary(sent), _StreamStream(sent))
     if tls is None:
         return grpc.aio.insecure_channel(address, options, interceptors=interceptors)
@@ -117,6 +121,7 @@ def open_blocking_channel(
 ) -> grpc.Channel:
     """The same channel for callers without asyncio."""
     sent = _always(address, tls, api_key, outgoing)
+    options = _reaching(address, options)
     channel = (
         grpc.insecure_channel(address, options)
         if tls is None
@@ -135,12 +140,20 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _is_here(address: str) -> bool:
+    return is_loopback(address.rpartition(":")[0])
+
+
+def _reaching(address: str, options: Sequence[Option]) -> Sequence[Option]:
+    return (*options, WITHOUT_PROXY) if _is_here(address) else options
+
+
 def _always(
     address: str, tls: Tls | None, api_key: str | None, outgoing: Callable[[], Outgoing]
 ) -> Callable[[], Outgoing]:
     always = (STATUS_LIMIT,)
     if api_key:
-        if tls is None and not is_loopback(address.rpartition(":")[0]):
+        if tls is None and not _is_here(address):
             raise ValueError(f"an API key goes to {address} over TLS only; give the CA's file")
         always = (STATUS_LIMIT, (AUTHORIZATION, f"Bearer {api_key}"))
 

@@ -42,10 +42,11 @@ BASE, MODEL, ALIAS, VOTER = "tiny-base", "support", "champion", "scripted-judge"
 
 METHOD = LoraMethod(rank=8, alpha=16, dropout=0.1)
 TRAINING = TrainingParameters(
-    max_steps=300,
+    max_steps=400,
     batch_size=16,
     learning_rate=5e-3,
     warmup_steps=20,
+    max_gradient_norm=0.1,
     evaluate_every=50,
     checkpoint_every=100,
     max_sequence_tokens=128,

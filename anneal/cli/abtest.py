@@ -210,7 +210,7 @@ def _report_fields(client: Client, report: ExperimentReport) -> dict[str, str]:
         "losses": str(report.losses),
         "ties": str(report.ties),
         "both bad": str(report.both_bad),
-        "prompts": str(report.prompt_count),
+        "prompts judged": str(report.prompt_count),
         "voters": str(report.voter_count),
         "left chosen": f"{report.left_rate:.1%}" if report.HasField("left_rate") else "",
     }

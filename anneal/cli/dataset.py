@@ -12,6 +12,7 @@ from anneal.cli.printing import (
     OutputOption,
     as_json,
     is_terminal,
+    print_deleted,
     print_fields,
     print_json,
     print_list,
@@ -133,13 +134,14 @@ def delete(
     name: NameArgument,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     etag: Annotated[str, typer.Option(help="Only if this is the present etag.")] = "",
+    output: OutputOption = Format.TEXT,
 ) -> None:
     """Delete a dataset with all its versions."""
     if not yes:
         typer.confirm(f"Delete {name} and all its versions?", abort=True)
     with client_for(ctx) as client:
         client.datasets.delete(name, etag=etag)
-        print(f"deleted {name}")
+        print_deleted(name, output)
 
 
 _VERSION_COLUMNS: dict[str, Callable[[DatasetVersion], str]] = {

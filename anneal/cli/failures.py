@@ -23,11 +23,17 @@ def _lines(error: AnnealError) -> Iterator[str]:
             yield f"  … and {error.fault_count - len(error.faults)} more"
         return
     yield f"error: {error.message}" + (f" ({error.reason})" if error.reason else "")
-    yield from (f"  {_violation(violation)}" for violation in error.violations)
+    if not _says_it_all(error):
+        yield from (f"  {_violation(violation)}" for violation in error.violations)
     if isinstance(error, Unavailable) and error.reason == "UNREACHABLE":
         yield "  Is `anneal up` running? `anneal doctor` tells what is missing."
     if error.code in {"INTERNAL", "UNKNOWN"} and error.request_id:
         yield f"  The service's log has the cause under request id {error.request_id}."
+
+
+def _says_it_all(error: AnnealError) -> bool:
+    """Whether the message is the one violation, word for word."""
+    return [f"{one.field}: {one.description}" for one in error.violations] == [error.message]
 
 
 def _violation(violation: Violation) -> str:

@@ -13,6 +13,7 @@ from anneal.cli.printing import (
     OutputOption,
     as_json,
     is_terminal,
+    print_deleted,
     print_fields,
     print_json,
     print_list,
@@ -150,12 +151,16 @@ def list_aliases(
 
 @alias_app.command("delete")
 def delete_alias(
-    ctx: typer.Context, model: ModelArgument, alias: AliasArgument, etag: EtagOption = ""
+    ctx: typer.Context,
+    model: ModelArgument,
+    alias: AliasArgument,
+    etag: EtagOption = "",
+    output: OutputOption = Format.TEXT,
 ) -> None:
     """Remove an alias; the version stays."""
     with client_for(ctx) as client:
         client.models.delete_alias(model, alias, etag=etag)
-        print(f"deleted {model}@{alias}")
+        print_deleted(f"{model}@{alias}", output)
 
 
 def _is_model(name: str) -> bool:

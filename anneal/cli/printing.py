@@ -74,11 +74,20 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def print_fields(fields: Mapping[str, str]) -> None:
-    """Prints `name  value` lines, aligned; empty values are left out."""
+    """Prints `name  value` lines, aligned, also those of a value; empty values are left out."""
     shown = {name: value for name, value in fields.items() if value}
     width = max((len(name) for name in shown), default=0)
     for name, value in shown.items():
-        print(f"{name:<{width}}  {value}")
+        first, *more = value.splitlines()
+        print(f"{name:<{width}}  {first}", *(f"{'':<{width}}  {line}" for line in more), sep="\n")
+
+
+def print_deleted(name: str, output: Format) -> None:
+    """Says that what goes by `name` is gone."""
+    if output is Format.JSON:
+        print_json({"deleted": name})
+    else:
+        print(f"deleted {name}")
 
 
 def when(timestamp: Timestamp) -> str:

@@ -35,6 +35,9 @@ def alias_move(request: registry_service_pb2.UpdateModelAliasRequest) -> AliasMo
 
     alias = taken(lambda: ModelAliasName.parse(asked.name, "model_alias.name"))
     version = taken(lambda: ModelVersionName.parse(asked.version, "model_alias.version"))
+    if alias and alias.is_reserved:
+        description = f"{alias.alias} always stands for a version; choose another word"
+        violations.append(Violation("model_alias.name", description, "ALIAS_RESERVED"))
     if request.request_id:
         taken(lambda: require_uuid4(request.request_id))
     if alias and version and alias.of_model() != version.of_model():

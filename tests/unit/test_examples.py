@@ -106,8 +106,7 @@ def test_json_files_name_no_place_of_the_machine_that_made_them(path: Path) -> N
 
 @settings(max_examples=200, deadline=None)
 @given(text=st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=200))
-def test_any_text_survives_the_tokenizer(text: str) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(TINY_BASE, local_files_only=True)
+def test_any_text_survives_the_tokenizer(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
 

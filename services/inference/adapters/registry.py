@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, TypeVar, assert_never
 
 import grpc
 
-from anneal.registry.v1 import base_model_pb2, registry_service_pb2
+from anneal.registry.v1 import base_model_pb2, model_pb2, registry_service_pb2
 from services.common.faults import Unavailable
-from services.inference.domain.errors import ModelNotFound
+from services.inference.domain.errors import BaseModelChanged, ModelNotFound
 from services.inference.domain.models import (
     AliasName,
     BaseModelName,
@@ -31,10 +31,10 @@ class RegistryCatalog:
         self._stub = stub
 
     async def find(self, name: ModelName) -> ServedModel:
-        """Raises ModelNotFound and Unavailable."""
+        """Raises ModelNotFound, BaseModelChanged and Unavailable."""
         match name:
             case BaseModelName():
-                return ServedModel(str(name), await self._base(str(name), asked=name))
+                return ServedModel(str(name), _base(await self._base_model(str(name), asked=name)))
             case VersionName():
                 return await self._version(str(name), asked=name)
             case AliasName():
@@ -47,12 +47,28 @@ class RegistryCatalog:
     async def _version(self, version_name: str, asked: ModelName) -> ServedModel:
         request = registry_service_pb2.GetModelVersionRequest(name=version_name)
         version = await _answer(self._stub.GetModelVersion(request), asked)
-        base = await self._base(version.lineage.base_model, asked)
-        return ServedModel(version.name, base, version.manifest_digest)
+        base = await self._base_model(version.lineage.base_model, asked)
+        return ServedModel(version.name, _learnt_from(version, base), version.manifest_digest)
 
-    async def _base(self, base_name: str, asked: ModelName) -> LocalBase | HubBase:
-        request = registry_service_pb2.GetBaseModelRequest(name=base_name)
-        return _base(await _answer(self._stub.GetBaseModel(request), asked))
+    async def _base_model(self, name: str, asked: ModelName) -> base_model_pb2.BaseModel:
+        request = registry_service_pb2.GetBaseModelRequest(name=name)
+        return await _answer(self._stub.GetBaseModel(request), asked)
+
+
+def _learnt_from(
+    version: model_pb2.ModelVersion, base: base_model_pb2.BaseModel
+) -> LocalBase | HubBase:
+    """The base that the version's adapter fits: that of its lineage, even when its name has come to
+    stand for another. Of hub models there is only the revision on the list.
+
+    Raises BaseModelChanged.
+    """
+    digest = version.lineage.base_model_digest
+    if digest == base.digest:
+        return _base(base)
+    if base.source.HasField("hub"):
+        raise BaseModelChanged(version.name, base.name)
+    return LocalBase(digest)
 
 
 def _base(model: base_model_pb2.BaseModel) -> LocalBase | HubBase:

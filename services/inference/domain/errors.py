@@ -1,12 +1,30 @@
 """What can go wrong when a model is asked."""
 
-from services.common.faults import InvalidArgument, NotFound, ResourceExhausted, Unavailable
+from services.common.faults import (
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
 
 
 class ModelNotFound(NotFound):
     def __init__(self, model: str) -> None:
         super().__init__(model)
         self.reason = "MODEL_NOT_FOUND"
+
+
+class BaseModelChanged(FailedPrecondition):
+    """The hub revision that a version learnt from is no longer on the registry's list."""
+
+    def __init__(self, version: str, base_model: str) -> None:
+        super().__init__(
+            "BASE_MODEL_CHANGED",
+            f"{version} learnt from another revision of {base_model}; put that one on the list",
+            resource=version,
+            base_model=base_model,
+        )
 
 
 def prompt_too_long(tokens: int, limit: int) -> InvalidArgument:

@@ -1,10 +1,14 @@
 """The names of this service's resources."""
 
+import re
 from dataclasses import dataclass
 
 from services.common.names import ProjectName, ResourceName
 
 LATEST = "latest"
+
+# Where `model@word` is written, these words stand for a version already.
+_VERSION_WORD = re.compile(rf"{LATEST}|v-[0-9a-f]{{16}}")
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,11 @@ class ModelAliasName(ResourceName):
     project: str
     model: str
     alias: str
+
+    @property
+    def is_reserved(self) -> bool:
+        """Whether it could be taken for a version's name."""
+        return _VERSION_WORD.fullmatch(self.alias) is not None
 
     def of_model(self) -> ModelName:
         return ModelName(self.project, self.model)

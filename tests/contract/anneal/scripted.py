@@ -116,7 +116,10 @@ def bad_request(*violations: tuple[str, str, str]) -> Status:
             BadRequest.FieldViolation(field=f, description=d, reason=r) for f, d, r in violations
         ]
     )
-    return status(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT", "refused", detail)
+    (field, description, reason), *more = violations
+    message = f"{field}: {description}" + (f" (and {len(more)} more)" if more else "")
+    reason = "INVALID_ARGUMENT" if more else reason
+    return status(grpc.StatusCode.INVALID_ARGUMENT, reason, message, detail)
 
 
 def away(retry_after_s: int) -> Status:

@@ -99,6 +99,21 @@ def test_refused_values_exit_2_and_all_are_shown(world: World, capsys: Captured)
     ]
 
 
+def test_one_violation_is_said_once(world: World, capsys: Captured) -> None:
+    world.refuse["CreateTuningJob"] = lambda: bad_request(("seed", "is odd", "ODD"))
+    assert run(["job", "create", "--dataset", "d", "--base", "b"]) == 2
+    assert capsys.readouterr().err == "error: seed: is odd (ODD)\n"
+
+
+def test_lines_of_a_value_stay_in_its_column(world: World, capsys: Captured) -> None:
+    world.job.error.message = "the engine was killed\nlast lines:\nout of memory"
+    assert run(["job", "show", "job-1"]) == 0
+    first, second, third = out_of(capsys).splitlines()[2:5]
+    place = first.index("the engine")
+    assert first[:place].strip() == "error"
+    assert (second, third) == (" " * place + "last lines:", " " * place + "out of memory")
+
+
 @pytest.mark.parametrize(
     ("code", "exit_code"),
     [
@@ -177,7 +192,9 @@ def test_model_download_and_alias(world: World, tmp_path: Path, capsys: Captured
     assert run(["model", "alias", "list", "support", "-o", "json"]) == 0
     assert json_of(capsys)[0]["name"] == "projects/default/models/support/aliases/champion"
     assert run(["model", "show", "support@champion"]) == 0
-    assert run(["model", "alias", "delete", "support", "champion"]) == 0
+    assert out_of(capsys)
+    assert run(["model", "alias", "delete", "support", "champion", "-o", "json"]) == 0
+    assert json_of(capsys) == {"deleted": "support@champion"}
 
 
 def test_chat_with_one_message(world: World, capsys: Captured) -> None:

@@ -87,6 +87,17 @@ def test_nobody_at_the_address_is_said_in_one_line() -> None:
     assert "refused" in failed.value.metadata["cause"]
 
 
+def test_a_proxy_is_not_asked_for_the_way_to_this_machine(
+    addresses: Addresses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:1")
+    for variable in ("no_proxy", "no_grpc_proxy", "NO_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    with Client(addresses, environment={}) as client:
+        assert client.jobs.get("job-1").name == "projects/default/tuningJobs/job-1"
+
+
 def test_calls_carry_the_key_and_a_request_id(addresses: Addresses, world: World) -> None:
     with Client(addresses, api_key="anneal_me_secret", environment={}) as client:
         client.jobs.get("job-1")

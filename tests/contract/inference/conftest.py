@@ -41,17 +41,28 @@ ALIAS = "projects/p/models/m/aliases/champion"
 class Registry(RegistryServiceServicer):
     """The three answers of the registry that inference asks for, over the wire."""
 
-    def __init__(self, base_digest: str, adapter_digest: str) -> None:
+    def __init__(self, base_digest: str, adapter_digest: str, hub_revision: str = "") -> None:
         self._base_digest = base_digest
         self._adapter_digest = adapter_digest
+        self._lineage = model_pb2.Lineage(base_model=BASE, base_model_digest=base_digest)
+        self._hub_revision = hub_revision
+
+    def list_another_base(self, digest: str) -> None:
+        """Lets the base's name stand for other files; what was trained before stays."""
+        self._base_digest = digest
 
     async def GetBaseModel(
         self, request: registry_service_pb2.GetBaseModelRequest, context: Any
     ) -> base_model_pb2.BaseModel:
         if request.name != BASE:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such base")
-        source = base_model_pb2.BaseModelSource(manifest_digest=self._base_digest)
-        return base_model_pb2.BaseModel(name=BASE, source=source)
+        hub = base_model_pb2.HubRevision(repository="owner/name", revision=self._hub_revision)
+        source = (
+            base_model_pb2.BaseModelSource(hub=hub)
+            if self._hub_revision
+            else base_model_pb2.BaseModelSource(manifest_digest=self._base_digest)
+        )
+        return base_model_pb2.BaseModel(name=BASE, digest=self._base_digest, source=source)
 
     async def GetModelVersion(
         self, request: registry_service_pb2.GetModelVersionRequest, context: Any
@@ -61,7 +72,7 @@ class Registry(RegistryServiceServicer):
         return model_pb2.ModelVersion(
             name=VERSION,
             manifest_digest=self._adapter_digest,
-            lineage=model_pb2.Lineage(base_model=BASE),
+            lineage=self._lineage,
         )
 
     async def GetModelAlias(

@@ -54,6 +54,15 @@ async def test_of_movers_at_the_same_time_with_one_etag_one_wins(caller: Any) ->
     assert await caller.alias("champion") == winners[0]
 
 
+@pytest.mark.parametrize("word", ["latest", "v-0123456789abcdef"])
+async def test_what_always_stands_for_a_version_is_no_alias(caller: Any, word: str) -> None:
+    version = await caller.registered()
+
+    refusal = await caller.refusal(caller.point(word, version.name))
+
+    assert (refusal.code, refusal.reason) == ("INVALID_ARGUMENT", "ALIAS_RESERVED")
+
+
 async def test_moving_it_to_where_it_is_is_no_move(caller: Any, clock: Any) -> None:
     version = await caller.registered()
     made = await caller.point("champion", version.name)

@@ -22,7 +22,7 @@ def answered(*before: dict[str, Any]) -> dict[str, Any]:
 def flaws_of(read: Any) -> list[tuple[str, str]]:
     with pytest.raises(BadLine) as caught:
         read()
-    assert all(0 < len(flaw.message) <= 60 for flaw in caught.value.flaws)
+    assert all(0 < len(flaw.message) <= 80 for flaw in caught.value.flaws)
     return [(str(flaw.code), flaw.pointer) for flaw in caught.value.flaws]
 
 

@@ -65,7 +65,7 @@ def test_each_flaw_is_named_with_its_place(line: bytes, flaws: list[tuple[str, s
         parse(line)
 
     assert [(flaw.code, flaw.pointer) for flaw in caught.value.flaws] == flaws
-    assert all(0 < len(flaw.message) <= 60 for flaw in caught.value.flaws)
+    assert all(0 < len(flaw.message) <= 80 for flaw in caught.value.flaws)
 
 
 def test_a_line_full_of_flaws_is_not_counted_to_the_end():
