@@ -10,7 +10,6 @@ from anneal.errors import (
     PermissionDenied,
     Unauthenticated,
     Unavailable,
-    UploadRejected,
 )
 
 
@@ -38,9 +37,7 @@ MEANINGS: dict[Exit, str] = {
     Exit.INTERRUPTED: "interrupted with Ctrl-C",
 }
 
-# The first that fits: an UploadRejected is an InvalidArgument too.
 _BY_ERROR: tuple[tuple[type[AnnealError], Exit], ...] = (
-    (UploadRejected, Exit.FAILURE),
     (InvalidArgument, Exit.USAGE),
     (NotFound, Exit.NOT_FOUND),
     (Unauthenticated, Exit.AUTH),

@@ -21,6 +21,7 @@ from services.trainer.engine.process import (
     claim_stdout,
     configure_libraries,
     die_with_parent,
+    quiet_libraries,
 )
 
 
@@ -43,6 +44,7 @@ def _run(arguments: list[str], events: EventPipe, stop: StopRequest) -> ExitCode
         raise InvalidJob(Fault("", "usage: python -m services.trainer.engine job.json"))
     job = read_job(Path(arguments[0]))
     configure_libraries(job.threads)
+    quiet_libraries()
 
     from services.trainer.engine.loop import Ending  # torch reads its settings at import
     from services.trainer.engine.run import run_job

@@ -1,9 +1,11 @@
 """How the engine behaves as a child process: exit codes, its pipe, its signals, its parent."""
 
 import ctypes
+import logging
 import os
 import signal
 import sys
+import warnings
 from enum import IntEnum
 from types import FrameType
 
@@ -60,6 +62,12 @@ def die_with_parent() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != parent:  # it ended before the kernel knew of our wish
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def quiet_libraries() -> None:
+    """Silences what libraries always say, so that an engine's last words are about its end."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def configure_libraries(threads: int) -> None:

@@ -29,6 +29,7 @@ from services.trainer.node.lease import (
     LeaseLost,
     Leases,
     LocalBase,
+    Refused,
     Result,
     StoredCheckpoint,
 )
@@ -106,6 +107,11 @@ class Attempt:
             log.info("attempt.reported", steps=self._step)
         except* LeaseLost:
             log.warning("attempt.lease_lost", steps=self._step)
+        except* Refused as refusals:
+            # The lease runs out and the attempt counts, so that no job stops node after node.
+            log.error(
+                "attempt.refused", steps=self._step, errors=list(map(str, refusals.exceptions))
+            )
         finally:
             await self._end_children()
             shutil.rmtree(self._directory, ignore_errors=True)

@@ -5,6 +5,7 @@ from enum import Enum, auto
 from typing import Protocol
 
 from services.common.faults import Aborted
+from services.common.process import Fatal
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,13 @@ class LeaseLost(Aborted):
 
     def __init__(self, job: str, attempt: int) -> None:
         super().__init__("STALE_ATTEMPT", f"attempt {attempt} of {job} has lost its lease", job=job)
+
+
+class Refused(Fatal):
+    """The service refuses what this node says: its key, its name or its version is at fault."""
+
+    def __init__(self, answer: str) -> None:
+        super().__init__(f"the trainer refuses this node: {answer}")
 
 
 class Leases(Protocol):

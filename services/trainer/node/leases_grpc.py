@@ -14,7 +14,6 @@ from anneal.trainer.v1 import tuning_job_pb2
 from services.common.directories import hub_digest
 from services.common.faults import Unavailable
 from services.common.ids import NewId
-from services.common.process import Fatal
 from services.trainer.node.lease import (
     Cause,
     Failure,
@@ -22,6 +21,7 @@ from services.trainer.node.lease import (
     Lease,
     LeaseLost,
     LocalBase,
+    Refused,
     Result,
     StoredCheckpoint,
 )
@@ -58,13 +58,6 @@ _PASSING = (
     grpc.StatusCode.UNKNOWN,
 )
 _STATUS = "grpc-status-details-bin"
-
-
-class Refused(Fatal):
-    """The service refuses what this node says: its key, its name or its version is at fault."""
-
-    def __init__(self, error: grpc.aio.AioRpcError) -> None:
-        super().__init__(f"the trainer refuses this node: {error.code().name}: {error.details()}")
 
 
 class GrpcLeases:
@@ -141,7 +134,7 @@ async def _reached(call: Awaitable[T]) -> T:
 def _fault(error: grpc.aio.AioRpcError) -> Unavailable | Refused:
     if error.code() in _PASSING:
         return Unavailable("TRAINER_DOWN", error.details() or error.code().name)
-    return Refused(error)
+    return Refused(f"{error.code().name}: {error.details()}")
 
 
 def _reason(error: grpc.aio.AioRpcError) -> str:

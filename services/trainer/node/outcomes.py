@@ -11,15 +11,11 @@ _INTRODUCTION = "\nlast lines of the engine:\n"
 
 
 def unexplained(end: EngineExit, step: int) -> Failure:
-    """An end that the engine did not explain itself."""
+    """An end that the engine did not explain. The service says before it what the cause means."""
     if end.signal_name is None:
-        return Failure(
-            Cause.ENGINE_ERROR, f"the engine left with status {end.status} at step {step}"
-        )
+        return Failure(Cause.ENGINE_ERROR, f"it left with status {end.status} at step {step}")
     hint = "; the kernel does that when memory runs out" if end.signal_name == "SIGKILL" else ""
-    return Failure(
-        Cause.ENGINE_KILLED, f"the engine was killed by {end.signal_name} at step {step}{hint}"
-    )
+    return Failure(Cause.ENGINE_KILLED, f"{end.signal_name} at step {step}{hint}")
 
 
 def with_last_lines(failure: Failure, end: EngineExit) -> Failure:

@@ -55,7 +55,7 @@ def test_push_only_to_validate(world: World, tmp_path: Path, capsys: Captured) -
 def test_a_refused_push_shows_every_bad_line(tmp_path: Path, capsys: Captured) -> None:
     file = tmp_path / "bad.jsonl"
     file.write_bytes(b"{}\noops\n" * 101)
-    assert run(["dataset", "push", str(file)]) == 1
+    assert run(["dataset", "push", str(file)]) == 2
     err = capsys.readouterr().err.splitlines()
     assert err[0] == "error: nothing was stored: 101 faults in 202 lines (UPLOAD_REJECTED)"
     assert err[1].split() == ["line", "code", "pointer", "message"]

@@ -82,6 +82,25 @@ async def test_every_violation_is_told_at_once(world: World) -> None:
     assert any(field.startswith("tuning_job.labels") for field in fault.violations)
 
 
+async def test_faults_beside_the_job_are_told_with_those_in_it(world: World) -> None:
+    request = service_pb.CreateTuningJobRequest(
+        parent=PARENT,
+        tuning_job_id="Not_An_Id",
+        request_id="not-a-uuid",
+        tuning_job=world.draft(base_model="baseModels/unknown", max_attempts=21),
+    )
+
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await world.jobs.CreateTuningJob(request)
+
+    assert set(refused(refusal).violations) == {
+        "tuning_job_id",
+        "request_id",
+        "tuning_job.base_model",
+        "tuning_job.max_attempts",
+    }
+
+
 async def test_a_job_without_a_method_is_refused(world: World) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
         await world.create(lora=None)

@@ -172,6 +172,15 @@ async def test_a_heartbeat_keeps_the_lease_and_tells_of_a_cancel(serve: Serve) -
         assert (await world.get(job.name)).attempt == 1
 
 
+async def test_a_checkpoint_before_the_first_step_is_one(world: World) -> None:
+    await world.create()
+    job = (await lease_of(world)).job
+    await world.heartbeat(job, 0, checkpoint(0, "aa"))
+    await world.fail(job, "ENGINE_KILLED")
+
+    assert (await lease_of(world)).resume_checkpoint == "aa" * 32
+
+
 async def test_a_later_attempt_resumes_from_the_newest_checkpoint(world: World) -> None:
     await world.create()
     job = (await lease_of(world)).job

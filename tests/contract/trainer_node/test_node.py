@@ -57,7 +57,9 @@ async def test_a_killed_engine_costs_the_steps_since_its_checkpoint_and_no_byte(
     assert_no_gap(events)
     assert sorted(set(steps_of(events))) == ALL_STEPS
     assert 11 <= steps_of(events, attempt=2)[0] <= steps_of(events, attempt=1)[-1] + 1
-    assert "killed by SIGKILL at step" in "".join(event.state_change.cause for event in events)
+    assert "the engine was killed: SIGKILL at step" in "".join(
+        event.state_change.cause for event in events
+    )
     assert await world.adapter(job) == undisturbed
 
 
@@ -72,7 +74,7 @@ async def test_an_engine_that_is_killed_each_time_fails_the_job(world: World) ->
     assert_no_gap(events)
     ended = await world.get(job)
     assert (ended.state, ended.attempt) == (TuningJob.STATE_FAILED, 2)
-    assert "the engine was killed by SIGKILL at step 0" in ended.error.message
+    assert "the engine was killed: SIGKILL at step 0" in ended.error.message
 
 
 async def test_a_cancelled_job_stops_and_says_so(world: World) -> None:
@@ -84,6 +86,19 @@ async def test_a_cancelled_job_stops_and_says_so(world: World) -> None:
         assert (await world.get(job)).state == TuningJob.STATE_CANCELLED
         assert node.engine() is None
     assert_no_gap(events)
+
+
+async def test_a_job_cancelled_before_its_first_step_is_cancelled_not_broken(world: World) -> None:
+    async with world.node() as node:
+        job = await world.create("first", max_steps=100_000)
+        while node.engine() is None:
+            await asyncio.sleep(0.01)
+        await world.cancel(job)
+        await asyncio.wait_for(world.history(job), 30)
+        assert (await world.get(job)).state == TuningJob.STATE_CANCELLED
+        next_job = await world.create("second")
+        await asyncio.wait_for(world.history(next_job), 60)
+        assert (await world.get(next_job)).state == TuningJob.STATE_SUCCEEDED
 
 
 async def test_a_node_that_stops_hands_its_job_to_another(world: World, undisturbed: str) -> None:

@@ -11,7 +11,7 @@ def test_a_killed_engine_is_told_with_its_signal_step_and_a_hint() -> None:
 
 def test_a_status_that_nobody_explained_is_an_error() -> None:
     failure = unexplained(EngineExit(3, ()), 0)
-    assert failure == Failure(Cause.ENGINE_ERROR, "the engine left with status 3 at step 0")
+    assert failure == Failure(Cause.ENGINE_ERROR, "it left with status 3 at step 0")
 
 
 def test_the_last_lines_stand_behind_the_cause() -> None:

@@ -12,7 +12,6 @@ from services.trainer.control.domain.names import (
     BaseModelName,
     DatasetVersionName,
     ModelName,
-    TuningJobName,
 )
 from services.trainer.control.domain.ports import (
     BaseModel,
@@ -57,13 +56,13 @@ class Specification:
     datasets: DatasetCatalog
     base_models: BaseModelCatalog
 
-    async def of(self, name: TuningJobName, draft: Draft) -> JobSpec:
-        """Raises InvalidArgument with every violation, Unavailable if a catalog does not answer."""
-        findings = Findings()
+    async def of(self, project: str, draft: Draft, findings: Findings) -> JobSpec:
+        """Raises InvalidArgument with every violation, those found before among them, and
+        Unavailable if a catalog does not answer."""
         settings = findings.of(lambda: checked_settings(draft.settings))
-        asked_model = findings.of(lambda: _model(draft, name.project))
+        asked_model = findings.of(lambda: _model(draft, project))
         base_model, version = await asyncio.gather(
-            self._base_model(draft, findings), self._version(draft, name.project, findings)
+            self._base_model(draft, findings), self._version(draft, project, findings)
         )
         if findings.violations or settings is None or base_model is None or version is None:
             raise InvalidArgument(findings.violations)

@@ -41,7 +41,7 @@ class ClaimCall(NodeCall):
 
 
 class StoredCheckpoint(NodeCall):
-    step: Count
+    step: Count = 0
     manifest_digest: Digest
     size_bytes: Count = 0
 

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from services.common.etags import require_match
+from services.common.faults import InvalidArgument
 from services.common.filters import ENUM, MAP, TEXT, TIME, FieldKind, parse
 from services.common.ids import NewId
 from services.common.names import ProjectName, require_id
 from services.common.paging import Key, Page, PageTokens, page_size, scope_of
-from services.common.request_ids import RequestKey
+from services.common.request_ids import RequestKey, require_uuid4
 from services.trainer.control.domain.changes import change, enter
-from services.trainer.control.domain.drafts import Draft, Specification
+from services.trainer.control.domain.drafts import Draft, Findings, Specification
 from services.trainer.control.domain.errors import TuningJobExists, existing
 from services.trainer.control.domain.job import JobSpec, TuningJob
 from services.trainer.control.domain.names import TuningJobName
@@ -85,12 +86,16 @@ class TuningJobs:
         """
         project = ProjectName.parse(new.parent, "parent").project
         request = RequestKey(project, _CREATE, new.request_id)
-        if not new.validate_only:
+        findings = Findings()
+        findings.of(lambda: new.request_id and require_uuid4(new.request_id))
+        name = findings.of(lambda: self._name(project, new.job_id))
+        if not findings.violations and not new.validate_only:
             made = await self._made_by(request, new.fingerprint)
             if made is not None:
                 return made
-        name = self._name(project, new.job_id)
-        spec = await self._specification.of(name, new.draft)
+        spec = await self._specification.of(project, new.draft, findings)
+        if name is None:
+            raise InvalidArgument(findings.violations)
         if new.validate_only:
             return await self._as_if_entered(name, spec)
         return await self._entered(name, spec, request, new.fingerprint)
