@@ -1,6 +1,7 @@
 """InferenceService: proto ⇄ domain."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from typing import Any
 
 from grpc.aio import ServicerContext
@@ -14,6 +15,7 @@ from services.inference.domain.answers import Answers
 from services.inference.domain.generation import (
     Conversation,
     FinishReason,
+    Piece,
     Role,
     Sampling,
     Turn,
@@ -48,18 +50,20 @@ class InferenceServicer(InferenceServiceServicer):
         self, request: pb.GenerateTextRequest, context: Context
     ) -> pb.GenerateTextResponse:
         response = pb.GenerateTextResponse()
-        async for piece in self._stream(request):
-            response.text += piece.text
-            response.model = response.model or piece.model
-            response.finish_reason = piece.finish_reason
-            response.usage.CopyFrom(piece.usage)
+        async with aclosing(self._stream(request)) as pieces:
+            async for piece in pieces:
+                response.text += piece.text
+                response.model = response.model or piece.model
+                response.finish_reason = piece.finish_reason
+                response.usage.CopyFrom(piece.usage)
         return response
 
     async def StreamGenerateText(
         self, request: pb.StreamGenerateTextRequest, context: Context
-    ) -> AsyncIterator[pb.StreamGenerateTextResponse]:
-        async for piece in self._stream(request):
-            yield piece
+    ) -> AsyncGenerator[pb.StreamGenerateTextResponse]:
+        async with aclosing(self._stream(request)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def ScoreConversation(
         self, request: pb.ScoreConversationRequest, context: Context
@@ -74,7 +78,7 @@ class InferenceServicer(InferenceServiceServicer):
 
     async def _stream(
         self, request: pb.GenerateTextRequest | pb.StreamGenerateTextRequest
-    ) -> AsyncIterator[pb.StreamGenerateTextResponse]:
+    ) -> AsyncGenerator[pb.StreamGenerateTextResponse]:
         answering = await self._answers.generate(
             ProjectName.parse(request.parent, "parent").project,
             request.model,
@@ -82,14 +86,19 @@ class InferenceServicer(InferenceServiceServicer):
             _sampling(request.sampling),
         )
         model = answering.model.name
-        async for piece in answering.pieces:
-            response = pb.StreamGenerateTextResponse(text=piece.text, model=model)
-            if piece.finish_reason is not None:
-                response.finish_reason = _FINISH_REASONS[piece.finish_reason]
-            if piece.usage is not None:
-                response.usage.CopyFrom(_usage(piece.usage))
-            yield response
-            model = ""
+        async with aclosing(answering.pieces) as pieces:
+            async for piece in pieces:
+                yield _response(piece, model)
+                model = ""
+
+
+def _response(piece: Piece, model: str) -> pb.StreamGenerateTextResponse:
+    response = pb.StreamGenerateTextResponse(text=piece.text, model=model)
+    if piece.finish_reason is not None:
+        response.finish_reason = _FINISH_REASONS[piece.finish_reason]
+    if piece.usage is not None:
+        response.usage.CopyFrom(_usage(piece.usage))
+    return response
 
 
 def _usage(usage: Usage) -> pb.TokenUsage:

@@ -16,12 +16,19 @@ import structlog
 from services.inference.domain.errors import QueueFull, WorkerStopped
 from services.inference.worker import protocol
 
-Reply = protocol.TextPiece | protocol.End | protocol.Scored | protocol.TooLong | protocol.Refused
+Reply = (
+    protocol.TextPiece
+    | protocol.End
+    | protocol.Scored
+    | protocol.TooLong
+    | protocol.Refused
+    | protocol.Unusable
+)
 
 _LAST_LINES = 10
 _LINE_LIMIT_BYTES = 1 << 22
 _WAITING_LIMIT = 64
-_FINAL = (protocol.End, protocol.Scored, protocol.TooLong, protocol.Refused)
+_FINAL = (protocol.End, protocol.Scored, protocol.TooLong, protocol.Refused, protocol.Unusable)
 _log = structlog.get_logger()
 
 
@@ -34,11 +41,13 @@ class WorkerProcess:
         self._replies: dict[int, asyncio.Queue[Reply | None]] = {}
         self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         self._ready = asyncio.Event()
+        self._silent = False
         self._reading = asyncio.gather(self._read_answers(), self._read_stderr())
 
     @classmethod
     async def start(cls, base_model_dir: Path, threads: int) -> Self:
-        """Returns when the model is loaded. Raises WorkerStopped if that fails."""
+        """Returns when the model is loaded. Raises WorkerStopped if that fails; then, and when it
+        is cancelled, no process is left."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -53,8 +62,13 @@ class WorkerProcess:
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
         )
         worker = cls(process)
-        await worker._ready.wait()
+        try:
+            await worker._ready.wait()
+        except asyncio.CancelledError:
+            await worker.stop()
+            raise
         if not worker.alive:
+            await worker.stop()  # the cause may still be on its way through stderr
             raise worker.stopped()
         _log.info("worker.ready", pid=process.pid)
         return worker
@@ -65,11 +79,14 @@ class WorkerProcess:
 
     @property
     def alive(self) -> bool:
-        return self._process.returncode is None and not self._reading.done()
+        return self._process.returncode is None and not self._silent
 
     def stopped(self) -> WorkerStopped:
         """Why it is no longer alive, in words."""
-        return WorkerStopped(self._last_lines[-1] if self._last_lines else "it was killed")
+        code = self._process.returncode
+        if code is not None and code < 0:
+            return WorkerStopped(f"it was killed by signal {-code}")
+        return WorkerStopped(self._last_lines[-1] if self._last_lines else "it ended")
 
     @asynccontextmanager
     async def ask(
@@ -99,18 +116,27 @@ class WorkerProcess:
             yield until_final()
         finally:
             del self._replies[number]
-            if not finished and self.alive:
-                await self._send(protocol.Cancel(id=number))
+            if not finished:
+                self._cancel(number)
 
     async def stop(self) -> None:
         """Ends the process at once; what it was asked fails with WorkerStopped."""
+        self._kill()
+        await self._process.wait()
+        await self._reading
+
+    def _kill(self) -> None:
         if self._process.returncode is None:
             try:
                 os.killpg(self._process.pid, signal.SIGKILL)
             except ProcessLookupError:
                 _log.info("worker.ended_by_itself", pid=self._process.pid)
-        await self._process.wait()
-        await self._reading
+
+    def _cancel(self, number: int) -> None:
+        """Waits for nothing and raises nothing: its caller is on the way out for another reason,
+        and a worker that is gone has nothing to cancel."""
+        if self.alive and self._process.stdin is not None:
+            self._process.stdin.write(protocol.Cancel(id=number).to_line())
 
     async def _send(self, request: protocol.Request) -> None:
         if not self.alive or self._process.stdin is None:
@@ -129,8 +155,12 @@ class WorkerProcess:
                     self._ready.set()
                 elif answer.id in self._replies:
                     self._replies[answer.id].put_nowait(answer)
-            await self._process.wait()
+        except ValueError as error:
+            _log.error("worker.unreadable", pid=self._process.pid, error=str(error))
+            self._kill()
         finally:
+            self._silent = True
+            await self._process.wait()
             self._ready.set()
             for replies in self._replies.values():
                 replies.put_nowait(None)

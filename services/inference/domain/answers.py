@@ -1,6 +1,6 @@
 """The use cases: answer a conversation, or score one."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from services.common.faults import InvalidArgument, Violation
@@ -13,10 +13,10 @@ _MOST_TURNS = 256
 
 @dataclass(frozen=True)
 class Answering:
-    """A model that has begun to answer."""
+    """A model that has begun to answer. Whoever leaves `pieces` early closes them."""
 
     model: ServedModel
-    pieces: AsyncIterator[Piece]
+    pieces: AsyncGenerator[Piece]
 
 
 class Answers:

@@ -63,9 +63,8 @@ def parse_model_name(text: str, project: str, field: str = "model") -> ModelName
     kind = BaseModelName if text.startswith("baseModels/") else _kind_in_project(text)
     name = kind.parse(text, field)
     if not isinstance(name, BaseModelName) and name.project != project:
-        raise InvalidArgument.of(
-            field, f"belongs to another project than {require_id(project, field='parent')}"
-        )
+        description = f"belongs to another project than {require_id(project, field='parent')}"
+        raise InvalidArgument.of(field, description, "OTHER_PROJECT")
     return name
 
 

@@ -1,6 +1,6 @@
 """What the router needs of the outside."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from services.inference.domain.generation import Conversation, Piece, Sampling, Score
@@ -18,12 +18,12 @@ class Catalog(Protocol):
 class Backend(Protocol):
     """What runs models.
 
-    Both calls raise InvalidArgument for a conversation that does not fit, QueueFull, and
-    WorkerStopped.
+    Both calls raise InvalidArgument for a conversation that does not fit, ModelUnusable,
+    QueueFull, and WorkerStopped. Closing the generator cancels the rest of the answer.
     """
 
     def generate(
         self, model: ServedModel, conversation: Conversation, sampling: Sampling
-    ) -> AsyncIterator[Piece]: ...
+    ) -> AsyncGenerator[Piece]: ...
 
     async def score(self, model: ServedModel, conversation: Conversation) -> Score: ...

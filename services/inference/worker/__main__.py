@@ -17,8 +17,10 @@ def main() -> None:
     from services.inference.worker.model import ResidentModel
 
     torch.set_num_threads(threads)
-    # A reader of its own: a thread that blocks in sys.stdin breaks the interpreter's exit.
-    with os.fdopen(answers, "wb") as pipe, os.fdopen(os.dup(sys.stdin.fileno()), "rb") as requests:
+    # A reader of its own that nobody closes: a thread blocks in it, and closing it, or an
+    # interpreter's exit that closes sys.stdin, would wait for that thread for ever.
+    requests = os.fdopen(os.dup(sys.stdin.fileno()), "rb")
+    with os.fdopen(answers, "wb") as pipe:
         Worker(ResidentModel(directory), pipe).serve(requests)
 
 

@@ -8,7 +8,7 @@ from typing import BinaryIO
 from services.chat.conversation import Conversation, Message
 from services.chat.conversation import Role as ChatRole
 from services.inference.worker import protocol
-from services.inference.worker.model import ChatError, ContextExceeded, ResidentModel
+from services.inference.worker.model import ChatError, ContextExceeded, ModelUnusable, ResidentModel
 
 
 class Worker:
@@ -18,22 +18,23 @@ class Worker:
         self._model = model
         self._pipe = pipe
         self._requests: queue.Queue[protocol.Generate | protocol.ScoreTurns | None] = queue.Queue()
-        self._cancelled: set[int] = set()
+        self._wanted: set[int] = set()
 
     def serve(self, lines: Iterable[bytes]) -> None:
         threading.Thread(target=self._read, args=(lines,), daemon=True).start()
         self._send(protocol.Ready())
         while (request := self._requests.get()) is not None:
-            if request.id not in self._cancelled:
+            if request.id in self._wanted:
                 self._answer(request)
-            self._cancelled.discard(request.id)
+            self._wanted.discard(request.id)
 
     def _read(self, lines: Iterable[bytes]) -> None:
         for line in lines:
             request = protocol.read_request(line)
             if isinstance(request, protocol.Cancel):
-                self._cancelled.add(request.id)
+                self._wanted.discard(request.id)
             else:
+                self._wanted.add(request.id)
                 self._requests.put(request)
         self._requests.put(None)
 
@@ -48,6 +49,8 @@ class Worker:
             self._send(protocol.TooLong(id=request.id, tokens=error.tokens, limit=error.limit))
         except ChatError as error:
             self._send(protocol.Refused(id=request.id, message=str(error)))
+        except ModelUnusable as error:
+            self._send(protocol.Unusable(id=request.id, message=str(error)))
 
     def _generate(self, request: protocol.Generate) -> None:
         answer = self._model.generate(
@@ -55,8 +58,10 @@ class Worker:
             _conversation(request.turns, train=False),
             request.sampling,
             send=lambda text: self._send(protocol.TextPiece(id=request.id, text=text)),
-            cancelled=lambda: request.id in self._cancelled,
+            cancelled=lambda: request.id not in self._wanted,
         )
+        if answer is None:
+            return
         self._send(
             protocol.End(
                 id=request.id,

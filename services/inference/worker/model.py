@@ -1,5 +1,6 @@
 """One base model in memory, and the adapters that answer on top of it."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -7,26 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftConfig, PeftModel, PeftType
 from transformers import AutoModelForCausalLM
 
 from services.chat.conversation import Conversation
 from services.chat.encoder import ChatEncoder
 from services.chat.errors import ChatError
 from services.inference.domain.generation import FinishReason, Sampling
+from services.inference.worker.errors import (
+    AdapterUnusable,
+    ContextExceeded,
+    ModelUnusable,
+    OutputNotFinite,
+)
 from services.inference.worker.sampling import TokenChooser
 from services.inference.worker.text import TextStream
 
 _ADAPTERS_IN_MEMORY = 8
-
-
-class ContextExceeded(Exception):
-    """The conversation has more tokens than the model takes."""
-
-    def __init__(self, tokens: int, limit: int) -> None:
-        super().__init__(f"{tokens} tokens, and the model takes {limit}")
-        self.tokens = tokens
-        self.limit = limit
 
 
 class Answer:
@@ -60,8 +58,11 @@ class ResidentModel:
         sampling: Sampling,
         send: Callable[[str], None],
         cancelled: Callable[[], bool],
-    ) -> Answer:
-        """Sends the answer's text piece by piece. Raises ContextExceeded and ChatError."""
+    ) -> Answer | None:
+        """Sends the answer's text piece by piece; None when it was cancelled.
+
+        Raises ContextExceeded, ChatError and ModelUnusable.
+        """
         prompt = self._encoder.prompt(conversation)
         if len(prompt) >= self._context:
             raise ContextExceeded(len(prompt), self._context - 1)
@@ -71,7 +72,7 @@ class ResidentModel:
         with self._using(adapter):
             for token in self._tokens(prompt, sampling, limit):
                 if cancelled():
-                    return answer
+                    return None
                 answer.output_tokens += 1
                 if token in self._encoder.eos_token_ids:
                     answer.finish_reason = FinishReason.STOP
@@ -89,7 +90,7 @@ class ResidentModel:
     def score(self, adapter: str | None, conversation: Conversation) -> tuple[float, int]:
         """The summed cross-entropy of the trained turns' tokens in nats, and their number.
 
-        Raises ContextExceeded and ChatError.
+        Raises ContextExceeded, ChatError and ModelUnusable.
         """
         example = self._encoder.encode(conversation, max_tokens=self._context + 1)
         if len(example.token_ids) > self._context:
@@ -99,8 +100,10 @@ class ResidentModel:
         with self._using(adapter):
             logits = self._model(input_ids=ids).logits[0, :-1][labeled].double()
         targets = ids[0, 1:][labeled]
-        loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
-        return float(loss), len(targets)
+        loss = float(torch.nn.functional.cross_entropy(logits, targets, reduction="sum"))
+        if not math.isfinite(loss):
+            raise OutputNotFinite
+        return loss, len(targets)
 
     def _tokens(self, prompt: Sequence[int], sampling: Sampling, limit: int) -> Iterator[int]:
         chooser = TokenChooser(sampling, torch.tensor(prompt))
@@ -134,13 +137,38 @@ class ResidentModel:
         return name
 
     def _load(self, directory: Path, name: str) -> None:
-        if isinstance(self._model, PeftModel):
-            self._model.load_adapter(directory, adapter_name=name, is_trainable=False)
-        else:
-            self._model = PeftModel.from_pretrained(
-                self._model, directory, adapter_name=name, is_trainable=False
-            )
+        """Raises AdapterUnusable; the base and the other adapters then answer as before."""
+        try:
+            config = _lora_config(directory)
+            if not isinstance(self._model, PeftModel):
+                self._model = PeftModel(self._model, config, name)
+            loaded: Any = self._model.load_adapter(directory, adapter_name=name)
+            if loaded.missing_keys:
+                raise AdapterUnusable(f"it has no {loaded.missing_keys[0]}")
+        except AdapterUnusable:
+            self._unload(name)
+            raise
+        except Exception as error:  # PEFT and safetensors raise nothing more specific
+            self._unload(name)
+            raise AdapterUnusable(str(error)) from error
         self._model.eval()
 
+    def _unload(self, name: str) -> None:
+        if not self._adapters and isinstance(self._model, PeftModel):
+            self._model = self._model.unload()  # PEFT can not answer with no adapter left
+        elif name in getattr(self._model, "peft_config", ()):
+            self._model.delete_adapter(name)
 
-__all__ = ["Answer", "ChatError", "ContextExceeded", "ResidentModel"]
+
+def _lora_config(directory: Path) -> PeftConfig:
+    for required in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (directory / required).is_file():  # PEFT would ask the hub, or take a pickle
+            raise AdapterUnusable(f"it has no {required}")
+    config = PeftConfig.from_pretrained(str(directory))
+    if config.peft_type != PeftType.LORA:
+        raise AdapterUnusable(f"it is of the kind {config.peft_type}, not LoRA")
+    config.inference_mode = True
+    return config
+
+
+__all__ = ["Answer", "ChatError", "ContextExceeded", "ModelUnusable", "ResidentModel"]

@@ -85,15 +85,23 @@ class TooLong(_Line):
 
 
 class Refused(_Line):
-    """The conversation or adapter can not be used; `message` says why, for the caller."""
+    """The conversation can not be used; `message` says why, for the caller."""
 
     type: Literal["refused"] = "refused"
     id: int
     message: str
 
 
+class Unusable(_Line):
+    """This model answers nobody: its adapter does not load, or its outputs are no numbers."""
+
+    type: Literal["unusable"] = "unusable"
+    id: int
+    message: str
+
+
 Request = Generate | ScoreTurns | Cancel
-Answer = Ready | TextPiece | End | Scored | TooLong | Refused
+Answer = Ready | TextPiece | End | Scored | TooLong | Refused | Unusable
 
 _REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="type")])
 _ANSWER: TypeAdapter[Answer] = TypeAdapter(Annotated[Answer, Field(discriminator="type")])

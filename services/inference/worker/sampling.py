@@ -3,6 +3,10 @@
 import torch
 
 from services.inference.domain.generation import Sampling
+from services.inference.worker.errors import OutputNotFinite
+
+_COLDEST = 1e-5
+"""A temperature below this is greedy in all but name, and dividing by it would overflow."""
 
 
 class TokenChooser:
@@ -19,9 +23,12 @@ class TokenChooser:
             self._generator.manual_seed(sampling.seed % 2**63)
 
     def choose(self, logits: torch.Tensor) -> int:
-        """The next token for the logits of the last position, (vocabulary,)."""
+        """The next token for the logits of the last position, (vocabulary,), of which some may be
+        -inf: those are never chosen. Raises OutputNotFinite."""
         logits = self._penalised(logits.float())
-        if self._sampling.temperature == 0:
+        if not logits.max().isfinite():  # NaN if any of them is
+            raise OutputNotFinite
+        if self._sampling.temperature < _COLDEST:
             token = int(logits.argmax())
         else:
             probabilities = self._filtered(logits / self._sampling.temperature).softmax(-1)

@@ -105,7 +105,7 @@ async def test_a_score_tells_how_likely_the_answer_is(platform: Platform) -> Non
         (ask("projects/p/models/m/versions/v-2"), "NOT_FOUND", "MODEL_NOT_FOUND"),
         (ask("projects/p/models/m/aliases/none"), "NOT_FOUND", "MODEL_NOT_FOUND"),
         (ask("nonsense"), "INVALID_ARGUMENT", "RESOURCE_NAME_INVALID"),
-        (ask("projects/q/models/m/versions/v-1"), "INVALID_ARGUMENT", "INVALID_ARGUMENT"),
+        (ask("projects/q/models/m/versions/v-1"), "INVALID_ARGUMENT", "OTHER_PROJECT"),
         (ask(BASE, temperature=9), "INVALID_ARGUMENT", "LESS_THAN_EQUAL"),
         (
             pb.GenerateTextRequest(parent="projects/p", model=BASE),

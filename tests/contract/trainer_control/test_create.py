@@ -112,7 +112,7 @@ async def test_a_dataset_of_another_project_is_not_even_looked_up(world: World) 
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
         await world.create(dataset_version="projects/other/datasets/support/versions/latest")
 
-    assert refused(refusal).violations == {"tuning_job.dataset_version": "PROJECT_MISMATCH"}
+    assert refused(refusal).violations == {"tuning_job.dataset_version": "OTHER_PROJECT"}
     assert world.datasets.calls == 0
 
 

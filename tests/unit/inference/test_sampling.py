@@ -7,6 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from services.inference.domain.generation import Sampling
+from services.inference.worker.errors import OutputNotFinite
 from services.inference.worker.sampling import TokenChooser
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, -1.0])
@@ -76,3 +77,23 @@ def test_every_parameter_out_of_range_is_named_at_once() -> None:
         "top_p",
         "repetition_penalty",
     }
+
+
+def test_the_coldest_temperature_is_greedy() -> None:
+    assert draws(Sampling(temperature=1e-300)) == {0: 400}
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_outputs_that_are_no_numbers_choose_nothing(temperature: float, broken: float) -> None:
+    chooser = TokenChooser(Sampling(temperature=temperature), NOTHING_SAID)
+
+    with pytest.raises(OutputNotFinite):
+        chooser.choose(torch.tensor([1.0, broken, 0.0]))
+
+
+def test_a_token_that_the_model_rules_out_is_never_chosen() -> None:
+    chooser = TokenChooser(Sampling(temperature=2, seed=1), NOTHING_SAID)
+    logits = torch.tensor([1.0, -torch.inf, 1.0])
+
+    assert {chooser.choose(logits) for _ in range(100)} == {0, 2}

@@ -116,5 +116,5 @@ def _model(draft: Draft, project: str) -> ModelName | None:
 def _require_project(given: str, project: str, field: str) -> None:
     if given != project:
         raise InvalidArgument.of(
-            field, f"belongs to another project; the job is of {project}", "PROJECT_MISMATCH"
+            field, f"belongs to another project; the job is of {project}", "OTHER_PROJECT"
         )
