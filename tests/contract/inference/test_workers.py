@@ -2,14 +2,15 @@
 
 import asyncio
 import json
-import os
 import shutil
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 import pytest_asyncio
 import torch
@@ -186,10 +187,9 @@ async def test_a_worker_ends_when_its_router_is_gone() -> None:
 
 def running_workers() -> set[int]:
     """This process's children that load BASE_DIR itself, which no backend's worker does."""
-    listed = subprocess.run(
-        ["ps", "-o", "pid=", "-o", "args=", "-ww", "--ppid", str(os.getpid())],
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout
-    return {int(line.split()[0]) for line in listed.splitlines() if str(BASE_DIR) in line}
+    found: set[int] = set()
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):  # it ended while we looked
+            if str(BASE_DIR) in child.cmdline():
+                found.add(child.pid)
+    return found
