@@ -139,7 +139,7 @@ def test_a_bad_file_is_refused_line_by_line_and_leaves_nothing(
     file = tmp_path / "bad.jsonl"
     file.write_text('{"messages": []}\nno json\n{"messages": [{"role": "king", "content": "x"}]}\n')
     refused = anneal("dataset", "push", str(file))
-    assert refused.code == Exit.FAILURE
+    assert refused.code == Exit.USAGE
     assert "nothing was stored: " in refused.err
     assert [line.split()[0] for line in refused.err.splitlines()[2:]][:3] == ["1", "2", "3"]
     assert anneal("dataset", "show", "bad").code == Exit.NOT_FOUND
