@@ -21,6 +21,8 @@ from services.common.store import connected, open_engine, writing_engine
 
 _CONNECTION = "connection"
 _MIGRATION_LOCK = 0x616E6E65616C02
+_PREDECESSOR_S = 30.0
+"""How long a starting service waits for one that is still letting go of its SQLite file."""
 
 
 class SchemasDisagree(Exception):
@@ -37,7 +39,11 @@ async def upgrade(url: str, script_location: str | Path) -> None:
     Replicas that start together take turns, but await one upgrade before the next within a
     process: alembic keeps its state in globals. Raises DatabaseUnavailable.
     """
-    engine = open_engine(url, foreign_keys=False)  # a rebuilt table must not cascade its deletes
+    engine = open_engine(
+        url,
+        foreign_keys=False,  # a rebuilt table must not cascade its deletes
+        busy_timeout_s=_PREDECESSOR_S,
+    )
     try:
         async with connected(writing_engine(engine)) as connection:
             await connection.run_sync(_upgrade, str(script_location))
