@@ -1,8 +1,9 @@
 """Ports of this machine: fixed ones from a first, or any that are free."""
 
+import random
 import socket
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from itertools import islice
 from typing import Self
 
 from anneal.addresses import Addresses
@@ -11,6 +12,7 @@ from anneal.up.failures import PlatformError
 HOST = "127.0.0.1"
 PORT_BASE = 7401
 NATS_OFFSET = 21
+_BELOW_THE_KERNELS = range(10_000, 32_000)
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,10 @@ class Ports:
 
     @classmethod
     def free(cls) -> Self:
-        """Six ports that nobody listens on now."""
-        with ExitStack() as stack:
-            sockets = [stack.enter_context(socket.create_server((HOST, 0))) for _ in range(6)]
-            return cls(*(one.getsockname()[1] for one in sockets))
+        """Six ports that nobody listens on now, drawn from below those that the kernel hands out
+        to connections, so that they stay free until the services take them."""
+        drawn = random.SystemRandom().sample(_BELOW_THE_KERNELS, len(_BELOW_THE_KERNELS))
+        return cls(*islice(filter(_is_free, drawn), len(fields(cls))))
 
     def addresses(self) -> Addresses:
         listening = {name: f"{HOST}:{port}" for name, port in asdict(self).items()}
