@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
     torch.set_float32_matmul_precision("medium")
     started = time.monotonic()
     corpus = read_corpus()
-    seeded = random.Random(arguments.seed)  # noqa: S311 (one seed, one model)
+    seeded = random.Random(arguments.seed)
     writer = ConversationWriter(corpus, seeded)
     conversations = writer.write(arguments.conversations)
     tokenizer = train_tokenizer(tokenizer_texts(corpus, conversations))

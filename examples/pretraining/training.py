@@ -62,7 +62,7 @@ def pretrain(
     """Trains in place; returns the mean weighted loss (nats) of the last hundred steps."""
     optimizers = _optimizers(model, schedule)
     schedulers = [LambdaLR(optimizer, schedule.factor) for optimizer in optimizers]
-    seeded = random.Random(seed)  # noqa: S311 (one seed, one model)
+    seeded = random.Random(seed)
     batches = _batches(examples, schedule.batch_tokens, seeded)
     losses: list[float] = []
     started = time.monotonic()

@@ -87,6 +87,7 @@ class _DriverConnection(Protocol):
     isolation_level: str | None
 
     def cursor(self) -> _Cursor: ...
+    def rollback(self) -> None: ...
 
 
 def _configure_sqlite(engine: Engine, pragmas: tuple[str, ...]) -> None:
@@ -101,8 +102,14 @@ def _configure_sqlite(engine: Engine, pragmas: tuple[str, ...]) -> None:
         writes = connection.get_execution_options().get(_WRITES, False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
+    def on_invalidate(connection: _DriverConnection, *_: object) -> None:
+        # A close leaves the transaction, and its lock, to the garbage collector while a cancelled
+        # statement's cursor is still referred to (sqlite3_close_v2).
+        connection.rollback()
+
     event.listen(engine, "connect", on_connect)
     event.listen(engine, "begin", on_begin)
+    event.listen(engine, "invalidate", on_invalidate)
 
 
 def writing_engine(engine: AsyncEngine) -> AsyncEngine:

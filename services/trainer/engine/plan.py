@@ -56,7 +56,7 @@ def shuffled(count: int, *key: int | str) -> list[int]:
 
     (Python promises the sequence of `Random(str).random()` for ever, that of `shuffle` not.)
     """
-    generator = random.Random("/".join(map(str, key)))  # noqa: S311 (hides nothing from anyone)
+    generator = random.Random("/".join(map(str, key)))
     ranks = [generator.random() for _ in range(count)]
     return sorted(range(count), key=ranks.__getitem__)
 

@@ -42,7 +42,7 @@ def sha256(content: bytes) -> str:
 def keys(blobs: Blobs) -> list[str]:
     """What lies in the store, whole or not."""
     assert isinstance(blobs, ObstoreBlobs)
-    store = blobs._store  # pyright: ignore[reportPrivateUsage]
+    store = blobs._store
     return sorted(str(entry["path"]) for page in obstore.list(store) for entry in page)
 
 
@@ -145,7 +145,7 @@ async def test_damaged_bytes_are_refused_and_leave_the_target_as_it_was(
 ):
     assert isinstance(blobs, ObstoreBlobs)
     digest = (await blobs.put(b"the truth")).digest
-    store = blobs._store  # pyright: ignore[reportPrivateUsage]
+    store = blobs._store
     await obstore.put_async(store, f"sha256/{digest[:2]}/{digest}", b"tampered!")
     target = tmp_path / "fetched" / "target"
     target.parent.mkdir()

@@ -289,7 +289,7 @@ async def test_an_operators_stream_of_another_shape_is_used_as_it_is(nats: NatsS
 
 async def test_a_connection_that_the_server_refuses_later_is_opened_anew(nats: NatsServer):
     bus = await NatsBus.connect(nats.url, name="test")
-    client = bus._client  # pyright: ignore[reportPrivateUsage]
+    client = bus._client
     await client._process_err("'some fatal protocol error'")  # as the server would say it
     await asyncio.sleep(0)
 

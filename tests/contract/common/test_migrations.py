@@ -110,7 +110,7 @@ async def test_rows_survive_an_upgrade(database_url: str, scripts: Path):
     await upgrade(database_url, scripts)
 
     async with store.reading() as db:
-        rows = (await db.session.exec(text("SELECT text, stars FROM notes"))).all()  # pyright: ignore
+        rows = (await db.session.exec(text("SELECT text, stars FROM notes"))).all()
     await store.close()
     assert [tuple(row) for row in rows] == [("old", 3)]
 

@@ -142,6 +142,34 @@ async def test_writers_cancelled_at_any_moment_write_all_or_nothing(store: Notes
         await db.add_note("still usable")
 
 
+async def test_a_writer_cancelled_in_a_statement_gives_its_lock_back_at_once(
+    store: Notes, database_url: str
+):
+    """Also while its traceback, and so the statement's cursor, is still held."""
+    count = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50000) "
+    other = Store(open_engine(database_url, busy_timeout_s=0.5), tables)
+    held: list[pytest.ExceptionInfo[asyncio.CancelledError]] = []
+
+    async def write(number: int) -> None:
+        async with store.writing() as db:
+            await db.add_note(f"lost {number}")
+            await db.session.exec(text(count + "SELECT max(i) FROM n"))
+            await asyncio.sleep(60)
+
+    for number in range(20):
+        writer = asyncio.create_task(write(number))
+        await asyncio.sleep(number * 0.002)
+        writer.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await writer
+        held.append(caught)
+        async with other.writing() as db:
+            await db.add_note(f"kept {number}")
+    await other.close()
+
+    assert [note for note in await notes_of(store) if "lost" in note] == []
+
+
 async def test_a_cancellation_during_the_commit_is_told_after_it(store: Notes):
     writer: asyncio.Task[None]
     committed: list[bool] = []

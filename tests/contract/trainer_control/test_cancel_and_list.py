@@ -10,7 +10,7 @@ from tests.contract.trainer_control.world import PARENT, World, refused
 
 async def listed(world: World, **fields: object) -> service_pb.ListTuningJobsResponse:
     return await world.jobs.ListTuningJobs(
-        service_pb.ListTuningJobsRequest(parent=PARENT, **fields)  # pyright: ignore[reportArgumentType]
+        service_pb.ListTuningJobsRequest(parent=PARENT, **fields)
     )
 
 

@@ -24,7 +24,7 @@ def checkpoint(step: int, digest: str) -> job_pb.Checkpoint:
 
 
 async def lease_of(world: World, **claim: object) -> lease_pb.Lease:
-    lease = await world.claim(**claim)  # pyright: ignore[reportArgumentType]
+    lease = await world.claim(**claim)
     assert lease is not None
     return lease
 

@@ -21,7 +21,7 @@ from tests.contract.trainer_control.world import FAST, World, step_event
 
 
 async def claimed(world: World, **fields: object) -> TuningJob:
-    await world.create(**fields)  # pyright: ignore[reportArgumentType]
+    await world.create(**fields)
     lease = await world.claim()
     assert lease is not None
     return lease.job

@@ -33,7 +33,8 @@ def rejection(*chunks: bytes, **options: Any) -> Rejection:
 
 
 def faults(*chunks: bytes, **options: Any) -> list[tuple[int, str, str]]:
-    return [(fault.line, str(fault.code), fault.pointer) for fault in rejection(*chunks, **options).faults]  # fmt: skip # noqa: E501
+    found = rejection(*chunks, **options).faults
+    return [(fault.line, str(fault.code), fault.pointer) for fault in found]
 
 
 def chat(question: str = "1+1?", answer: str = "2") -> bytes:
@@ -149,7 +150,8 @@ def test_another_order_or_weight_is_another_digest():
     user, answer = b'{"role": "user", "content": "a"}', b'{"role": "assistant", "content": "c"}'
 
     assert examined(b"\n".join(both)).digest != examined(b"\n".join(both[::-1])).digest
-    assert examined(turns % (user, 0, user, answer)).digest != examined(turns % (user, 1, user, answer)).digest  # fmt: skip # noqa: E501
+    muted, trained = (turns % (user, weight, user, answer) for weight in (0, 1))
+    assert examined(muted).digest != examined(trained).digest
 
 
 contents = st.lists(

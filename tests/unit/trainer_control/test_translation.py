@@ -13,7 +13,7 @@ SUBJECT = "anneal.jobs.default.j.events"
 
 def event(**fields: object) -> job_pb.TuningJobEvent:
     given: dict[str, object] = {"attempt": 2, "attempt_sequence": 5, "log": job_pb.LogLine()}
-    return job_pb.TuningJobEvent(**(given | fields))  # pyright: ignore[reportArgumentType]
+    return job_pb.TuningJobEvent(**(given | fields))
 
 
 def test_an_event_is_read_with_its_place() -> None:
