@@ -10,7 +10,6 @@ from typing import Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2, status_pb2
 
 from anneal.abtest.v1 import experiment_pb2
 from anneal.abtest.v1.ab_test_service_pb2 import (
@@ -55,6 +54,7 @@ from services.common.paging import PageTokens
 from services.common.server import ServerSettings, Service, running
 from services.common.store import Store, open_engine
 from services.common.testing.clock import FakeClock
+from tests.contract.refusals import Refusal
 
 BASE = "baseModels/tiny-base"
 MODEL = "projects/default/models/support"
@@ -152,25 +152,6 @@ def experiment_of(
         candidate_model=candidate,
         prompts=[experiment_pb2.ExperimentPrompt(messages=[turn]) for turn in turns],
     )
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """What a caller is told of a call that failed."""
-
-    code: str
-    reason: str
-    violations: list[error_details_pb2.BadRequest.FieldViolation]
-
-    @classmethod
-    def of(cls, error: grpc.aio.AioRpcError) -> "Refusal":
-        metadata = dict(error.trailing_metadata())
-        status = status_pb2.Status.FromString(metadata[STATUS_METADATA_KEY])
-        info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-        for detail in status.details:
-            detail.Unpack(info)
-            detail.Unpack(bad_request)
-        return cls(error.code().name, info.reason, list(bad_request.field_violations))
 
 
 @dataclass(frozen=True)

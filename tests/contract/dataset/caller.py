@@ -9,13 +9,13 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import Message
-from google.rpc import error_details_pb2, status_pb2
 from sqlalchemy import text
 
 from anneal.dataset.v1 import dataset_pb2
 from anneal.dataset.v1 import dataset_service_pb2 as pb
 from anneal.dataset.v1.dataset_service_pb2_grpc import DatasetServiceStub
 from services.common.store import Store
+from tests.contract import refusals
 
 PARENT = "projects/default/datasets/support"
 
@@ -48,22 +48,9 @@ class Refusal:
 
 
 def refusal(error: grpc.aio.AioRpcError) -> Refusal:
-    metadata = {key: value for key, value in error.trailing_metadata() or ()}
-    status = status_pb2.Status.FromString(metadata["grpc-status-details-bin"])
-    info = _detail(status, error_details_pb2.ErrorInfo())
-    bad = _detail(status, error_details_pb2.BadRequest())
-    return Refusal(
-        error.code().name,
-        info.reason,
-        tuple(violation.field for violation in bad.field_violations),
-        _detail(status, dataset_pb2.UploadRejection()),
-    )
-
-
-def _detail(status: status_pb2.Status, found: Any) -> Any:
-    for detail in status.details:
-        detail.Unpack(found)
-    return found
+    found = refusals.Refusal.of(error)
+    fields = tuple(violation.field for violation in found.violations)
+    return Refusal(found.code, found.reason, fields, found.detail(dataset_pb2.UploadRejection))
 
 
 @dataclass

@@ -8,12 +8,11 @@ from typing import Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
 from anneal.common.v1.conversation_pb2 import ROLE_ASSISTANT, ROLE_USER, ChatMessage
 from anneal.inference.v1 import inference_service_pb2 as pb
 from tests.contract.inference.conftest import ALIAS, BASE, VERSION, Platform, serving
+from tests.contract.refusals import Refusal
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -32,16 +31,6 @@ def ask(model: str, **sampling: Any) -> pb.GenerateTextRequest:
 
 def stream(model: str, **sampling: Any) -> pb.StreamGenerateTextRequest:
     return pb.StreamGenerateTextRequest.FromString(ask(model, **sampling).SerializeToString())
-
-
-def reason_of(error: grpc.aio.AioRpcError) -> str:
-    status = rpc_status.from_call(error)  # type: ignore[arg-type]
-    assert status is not None
-    info = error_details_pb2.ErrorInfo()
-    for detail in status.details:
-        if detail.Unpack(info):
-            return info.reason
-    raise AssertionError("an error without ErrorInfo")
 
 
 async def test_base_version_and_alias_answer_by_name(platform: Platform) -> None:
@@ -126,7 +115,7 @@ async def test_bad_requests_are_told_what_is_wrong(
         await platform.stub.GenerateText(request_)
 
     assert caught.value.code().name == code
-    assert reason_of(caught.value) == reason
+    assert Refusal.of(caught.value).reason == reason
 
 
 async def test_a_conversation_beyond_the_context_is_refused(platform: Platform) -> None:
@@ -139,7 +128,7 @@ async def test_a_conversation_beyond_the_context_is_refused(platform: Platform) 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await platform.stub.GenerateText(request)
 
-    assert reason_of(caught.value) == "PROMPT_TOO_LONG"
+    assert Refusal.of(caught.value).reason == "PROMPT_TOO_LONG"
 
 
 async def test_a_killed_worker_costs_one_answer_and_comes_back(platform: Platform) -> None:
@@ -175,4 +164,4 @@ async def test_a_registry_that_is_away_is_unavailable_not_unknown(
             await platform.stub.GenerateText(ask(BASE))
 
     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
-    assert reason_of(caught.value) == "DEPENDENCY_DOWN"
+    assert Refusal.of(caught.value).reason == "DEPENDENCY_DOWN"

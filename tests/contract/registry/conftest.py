@@ -9,7 +9,6 @@ from typing import Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2, status_pb2
 
 from anneal.registry.v1 import model_pb2
 from anneal.registry.v1 import registry_service_pb2 as pb
@@ -22,7 +21,6 @@ from anneal.transport import open_channel
 from services.common.blobs import Blobs
 from services.common.bus import Bus
 from services.common.bus_memory import MemoryBus
-from services.common.errors import STATUS_METADATA_KEY
 from services.common.ids import new_uid
 from services.common.inbox import Consumer
 from services.common.manifest import FileEntry, Manifest
@@ -39,6 +37,7 @@ from services.registry.domain.base_models import AllowedModel, BaseModels
 from services.registry.domain.catalog import Models
 from services.registry.domain.registrar import Registrar
 from services.registry.servicer import RegistryServicer
+from tests.contract.refusals import Refusal
 
 MODEL = "projects/default/models/support"
 TICK_S = 0.02
@@ -47,25 +46,6 @@ FILES = {
     "adapter_model.safetensors": b"weights" * 300_000,
     "empty.txt": b"",
 }
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """What a caller is told of a call that failed."""
-
-    code: str
-    reason: str
-    violations: list[error_details_pb2.BadRequest.FieldViolation]
-
-    @classmethod
-    def of(cls, error: grpc.aio.AioRpcError) -> "Refusal":
-        metadata = dict(error.trailing_metadata())
-        status = status_pb2.Status.FromString(metadata[STATUS_METADATA_KEY])
-        info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-        for detail in status.details:
-            detail.Unpack(info)
-            detail.Unpack(bad_request)
-        return cls(error.code().name, info.reason, list(bad_request.field_violations))
 
 
 @dataclass(frozen=True)

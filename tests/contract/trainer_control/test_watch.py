@@ -155,15 +155,13 @@ async def test_a_watcher_who_leaves_takes_nobody_along(world: World) -> None:
 @pytest.mark.parametrize(
     ("name", "after", "code"),
     [
-        ("projects/default/tuningJobs/nobody", 0, grpc.StatusCode.NOT_FOUND),
-        ("projects/default/tuningJobs/nobody", -1, grpc.StatusCode.INVALID_ARGUMENT),
-        ("nonsense", 0, grpc.StatusCode.INVALID_ARGUMENT),
+        ("projects/default/tuningJobs/nobody", 0, "NOT_FOUND"),
+        ("projects/default/tuningJobs/nobody", -1, "INVALID_ARGUMENT"),
+        ("nonsense", 0, "INVALID_ARGUMENT"),
     ],
 )
-async def test_a_bad_watch_is_refused(
-    world: World, name: str, after: int, code: grpc.StatusCode
-) -> None:
+async def test_a_bad_watch_is_refused(world: World, name: str, after: int, code: str) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
         await world.history(name, after)
 
-    assert refused(refusal).code is code
+    assert refused(refusal).code == code

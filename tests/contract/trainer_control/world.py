@@ -6,8 +6,6 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
-from google.rpc.status_pb2 import Status
 
 from anneal.trainer.v1 import node_lease_service_pb2 as lease_pb
 from anneal.trainer.v1 import tuning_job_pb2 as job_pb
@@ -19,6 +17,7 @@ from services.trainer.control.domain.job import ManifestSource
 from services.trainer.control.domain.names import BaseModelName, DatasetVersionName
 from services.trainer.control.domain.node_leases import LeasePolicy
 from services.trainer.control.domain.ports import BaseModel, DatasetVersion
+from tests.contract.refusals import Refusal
 
 PARENT = "projects/default"
 DIGEST = "ab" * 32
@@ -185,23 +184,5 @@ def step_event(step: int, total_steps: int = 10) -> job_pb.TrainingStep:
     )
 
 
-@dataclass(frozen=True)
-class Refused:
-    """What a caller reads from a failed call. `violations` maps a field to its reason."""
-
-    code: grpc.StatusCode
-    reason: str
-    metadata: dict[str, str]
-    violations: dict[str, str]
-
-
-def refused(caught: pytest.ExceptionInfo[grpc.aio.AioRpcError]) -> Refused:
-    status, info, bad = Status(), ErrorInfo(), BadRequest()
-    for key, value in caught.value.trailing_metadata():
-        if key == "grpc-status-details-bin":
-            status = Status.FromString(value)
-    for detail in status.details:
-        detail.Unpack(info)
-        detail.Unpack(bad)
-    violations = {violation.field: violation.reason for violation in bad.field_violations}
-    return Refused(caught.value.code(), info.reason, dict(info.metadata), violations)
+def refused(caught: pytest.ExceptionInfo[grpc.aio.AioRpcError]) -> Refusal:
+    return Refusal.of(caught.value)
