@@ -1,8 +1,7 @@
 """Turns conversations into what a model reads: token ids, and which of them carry loss."""
 
-import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self, cast
@@ -14,22 +13,29 @@ from services.chat.errors import (
     ChatError,
     NoLabeledTokens,
     TemplateUnsupported,
-    TokenizerFilesMissing,
 )
 from services.chat.mask import TokenizedText, label_turns, turns_by_difference, turns_from_tags
 from services.chat.template import ChatTemplate, Rendering, Span
+from services.chat.tokenizer_files import (
+    declared_eos,
+    read_config,
+    read_tokenizer,
+    special_tokens,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedExample:
     """A training example: `labeled[i]` says whether the loss covers `token_ids[i]`.
 
-    `truncated` tells that the conversation was longer and its end was cut off.
+    `truncated` tells that the conversation was longer and its end was cut off. `source_ids` are
+    what the encoder of an encoder–decoder reads; other models have none.
     """
 
     token_ids: list[int]
     labeled: list[bool]
     truncated: bool
+    source_ids: list[int] = field(default_factory=list[int])
 
 
 class ChatEncoder:
@@ -55,13 +61,11 @@ class ChatEncoder:
 
         Raises TokenizerFilesMissing and TemplateUnsupported.
         """
-        config = _read_json(directory / "tokenizer_config.json")
-        special_tokens = dict(_special_tokens(config))
-        tokenizer = _read_tokenizer(directory / "tokenizer.json")
-        template = ChatTemplate(
-            _template_source(directory, config), special_tokens, now or _fixed_date
-        )
-        return cls(tokenizer, template, _declared_eos(directory, tokenizer, special_tokens))
+        config = read_config(directory)
+        tokens = dict(special_tokens(config))
+        tokenizer = read_tokenizer(directory)
+        template = ChatTemplate(_template_source(directory, config), tokens, now or _fixed_date)
+        return cls(tokenizer, template, declared_eos(directory, tokenizer, tokens))
 
     def encode(self, conversation: Conversation, max_tokens: int) -> EncodedExample:
         """Encodes a training example of at most `max_tokens` tokens, cut at the end if longer.
@@ -79,6 +83,10 @@ class ChatEncoder:
         if not any(labeled[1:]):
             raise NoLabeledTokens(truncated=truncated, max_tokens=max_tokens)
         return EncodedExample(tokenized.token_ids[:max_tokens], labeled, truncated)
+
+    def examples(self, conversation: Conversation, max_tokens: int) -> list[EncodedExample]:
+        """The conversation as one example; raises as `encode` does."""
+        return [self.encode(conversation, max_tokens)]
 
     def prompt(self, conversation: Conversation) -> list[int]:
         """The ids after which the model writes the next assistant turn.
@@ -133,33 +141,6 @@ def _fixed_date() -> datetime:
     return datetime(2024, 7, 26)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content: object = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise TokenizerFilesMissing(str(path), "there is no such file") from error
-    except ValueError as error:
-        raise TokenizerFilesMissing(str(path), f"is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise TokenizerFilesMissing(str(path), "is not a JSON object")
-    return cast("dict[str, Any]", content)
-
-
-def _read_tokenizer(path: Path) -> Tokenizer:
-    if not path.is_file():
-        raise TokenizerFilesMissing(str(path), "there is no such file")
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing more specific
-        raise TokenizerFilesMissing(str(path), f"is not a tokenizer: {error}") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    # The template writes every special token itself. A byte-level post-processor would only
-    # trim leading spaces off the offsets, and with them the place where a turn starts.
-    tokenizer.post_processor = None
-    return tokenizer
-
-
 def _template_source(directory: Path, config: dict[str, Any]) -> str:
     path = directory / "chat_template.jinja"
     if path.is_file():
@@ -171,28 +152,3 @@ def _template_source(directory: Path, config: dict[str, Any]) -> str:
     if not isinstance(source, str):
         raise TemplateUnsupported("the model has no chat template")
     return source
-
-
-def _special_tokens(config: dict[str, Any]) -> Iterable[tuple[str, str]]:
-    for name, token in config.items():
-        if not name.endswith("_token"):
-            continue
-        if isinstance(token, dict):
-            token = cast("dict[str, Any]", token).get("content")
-        if isinstance(token, str):
-            yield name, token
-
-
-def _declared_eos(
-    directory: Path, tokenizer: Tokenizer, special_tokens: dict[str, str]
-) -> frozenset[int]:
-    """The stop ids of tokenizer_config.json and, where there is one, generation_config.json."""
-    declared: set[int] = set()
-    eos = tokenizer.token_to_id(special_tokens.get("eos_token", ""))
-    if eos is not None:
-        declared.add(eos)
-    path = directory / "generation_config.json"
-    ids: Any = _read_json(path).get("eos_token_id") if path.is_file() else None
-    declared.update(cast("list[int]", ids) if isinstance(ids, list) else [])
-    declared.update([ids] if isinstance(ids, int) else [])
-    return frozenset(declared)
