@@ -1,0 +1,140 @@
+"""The loss and its gradients are those of torch."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from services.trainer.engine.fast import chunked_cross_entropy, summed_cross_entropy
+
+LABELS, WIDTH = 70, 16
+
+
+def relative(found: Tensor, wanted: Tensor) -> float:
+    return float((found - wanted).norm() / wanted.norm())
+
+
+def example(vocabulary: int) -> tuple[Tensor, Tensor, Tensor]:
+    torch.manual_seed(0)
+    hidden = torch.randn(LABELS, WIDTH)
+    return hidden, torch.randn(vocabulary, WIDTH), torch.randint(0, vocabulary, (LABELS,))
+
+
+@pytest.mark.parametrize("vocabulary", [3, 300, 9000])
+def test_float32_logits_give_the_loss_and_gradient_of_torch(vocabulary: int) -> None:
+    hidden, weight, targets = example(vocabulary)
+    leaf = (hidden @ weight.t()).requires_grad_()
+    wanted = functional.cross_entropy(leaf, targets, reduction="sum")
+    (wanted_gradient,) = torch.autograd.grad(wanted * 0.3, leaf)
+
+    found = summed_cross_entropy((leaf * 1).unsqueeze(0).squeeze(0), targets)  # or a view
+    (gradient,) = torch.autograd.grad(found * 0.3, leaf)
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-6)
+    assert relative(gradient, wanted_gradient) < 1e-5
+
+
+def test_bfloat16_logits_are_summed_in_float32() -> None:
+    hidden, weight, targets = example(3000)
+    logits = (hidden @ weight.t()).bfloat16()
+    leaf = logits.float().requires_grad_()
+    wanted = functional.cross_entropy(leaf, targets, reduction="sum")
+    (wanted_gradient,) = torch.autograd.grad(wanted, leaf)
+
+    rounded = logits.requires_grad_()
+    found = summed_cross_entropy(rounded * 1, targets)
+    (gradient,) = torch.autograd.grad(found, rounded)
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-6)
+    assert relative(gradient.float(), wanted_gradient) < 4e-3
+
+
+def test_logits_far_apart_give_a_finite_loss() -> None:
+    logits = torch.tensor([[300.0, -300.0, 0.0], [-1e4, 1e4, 0.0]], requires_grad=True)
+    targets = torch.tensor([1, 1])
+    found = summed_cross_entropy(logits * 1, targets)
+    assert found.item() == pytest.approx(600.0)
+    (gradient,) = torch.autograd.grad(found, logits)
+    assert torch.allclose(gradient, torch.tensor([[1.0, -1.0, 0.0], [0.0, 0.0, 0.0]]))
+
+
+def test_a_logit_that_is_not_a_number_makes_a_loss_that_is_none() -> None:
+    logits = torch.tensor([[0.0, float("nan")]], requires_grad=True)
+    assert summed_cross_entropy(logits * 1, torch.tensor([0])).isnan()
+
+
+def test_without_gradients_the_logits_stay() -> None:
+    hidden, weight, targets = example(300)
+    logits = hidden @ weight.t()
+    before = logits.clone()
+    wanted = functional.cross_entropy(logits, targets, reduction="sum")
+    assert summed_cross_entropy(logits, targets).item() == pytest.approx(wanted.item())
+    with torch.no_grad():
+        summed_cross_entropy(logits.requires_grad_(), targets)
+    assert torch.equal(logits, before)
+
+
+def test_whoever_reads_overwritten_logits_again_is_told() -> None:
+    hidden, weight, targets = example(300)
+    logits = (hidden.requires_grad_() @ weight.t()).sigmoid()  # its gradient needs its output
+    loss = summed_cross_entropy(logits, targets)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.backward(loss)
+
+
+def test_a_second_backward_pass_is_refused() -> None:
+    hidden, weight, targets = example(300)
+    for loss in (
+        summed_cross_entropy(hidden.requires_grad_() @ weight.t(), targets),
+        chunked_cross_entropy(hidden, weight, targets),
+    ):
+        torch.autograd.backward(loss, retain_graph=True)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            torch.autograd.backward(loss)
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 16, 70, 1000])
+@pytest.mark.parametrize("trained_weight", [False, True])
+def test_chunks_give_the_loss_and_gradients_of_torch(chunk_rows: int, trained_weight: bool) -> None:
+    hidden, weight, targets = example(300)
+    hidden.requires_grad_()
+    weight.requires_grad_(trained_weight)
+    leaves = [hidden, weight] if trained_weight else [hidden]
+    wanted = functional.cross_entropy(hidden @ weight.t(), targets, reduction="sum")
+    found = chunked_cross_entropy(hidden, weight, targets, chunk_rows)
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-6)
+    for gradient, wanted_gradient in zip(
+        torch.autograd.grad(found * 0.3, leaves),
+        torch.autograd.grad(wanted * 0.3, leaves),
+        strict=True,
+    ):
+        assert relative(gradient, wanted_gradient) < 1e-5
+
+
+def test_chunks_follow_autocast() -> None:
+    hidden, weight, targets = example(300)
+    hidden.requires_grad_()
+    weight.requires_grad_()
+    wanted = functional.cross_entropy(hidden @ weight.t(), targets, reduction="sum")
+    with torch.autocast("cpu", torch.bfloat16):
+        found = chunked_cross_entropy(hidden, weight, targets, 32)
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-2)
+    pairs = zip(
+        torch.autograd.grad(found, [hidden, weight]),
+        torch.autograd.grad(wanted, [hidden, weight]),
+        strict=True,
+    )
+    for gradient, wanted_gradient in pairs:
+        assert gradient.dtype == torch.float32
+        assert relative(gradient, wanted_gradient) < 2e-2
+
+
+def test_no_labels_are_no_loss() -> None:
+    hidden, weight, targets = example(300)
+    hidden.requires_grad_()
+    for loss in (
+        summed_cross_entropy(hidden[:0] @ weight.t(), targets[:0]),
+        chunked_cross_entropy(hidden[:0], weight, targets[:0]),
+    ):
+        (gradient,) = torch.autograd.grad(loss, hidden)
+        assert loss.item() == 0
+        assert not gradient.any()
