@@ -3,12 +3,17 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
+from typing import assert_never
 
 from anneal.connection import Connection, items_of_pages, new_request_id
 from anneal.errors import AnnealError, DataLoss, DeadlineExceeded, Refusal, Unavailable
 from anneal.names import Names
 from anneal.trainer.v1.tuning_job_pb2 import (
+    AdapterMethod,
+    FullMethod,
     LoraMethod,
+    PrefixMethod,
+    QloraMethod,
     TrainingParameters,
     TuningJob,
     TuningJobEvent,
@@ -31,6 +36,8 @@ _EVENTS_MISSING = "EVENTS_MISSING"
 _LOST = frozenset({"UNAVAILABLE", "CANCELLED", "UNKNOWN", "INTERNAL"})
 _MADE_BY_GRPC = frozenset({"", "UNREACHABLE"})
 
+Method = FullMethod | LoraMethod | QloraMethod | PrefixMethod | AdapterMethod
+
 
 class Jobs:
     """`client.jobs`. Names may be short: a job's or a dataset's last part."""
@@ -45,9 +52,10 @@ class Jobs:
         dataset: str,
         base_model: str,
         *,
-        method: LoraMethod | None = None,
+        method: Method | None = None,
         training: TrainingParameters | None = None,
         model: str = "",
+        start_from: str = "",
         seed: int = 0,
         max_attempts: int = 0,
         labels: Mapping[str, str] | None = None,
@@ -56,20 +64,23 @@ class Jobs:
     ) -> TuningJob:
         """Puts a job into the queue; what is left out takes the service's default.
 
+        Without a `method` it is LoRA; an empty message, like `FullMethod()`, takes all defaults.
         `dataset` is a dataset (its newest version) or one version of it. The result becomes a new
-        version of `model`, by default the model named like the dataset. With `validate_only`
-        everything is checked and nothing made.
+        version of `model`, by default the model named like the dataset. With `start_from`, a
+        version or an alias, training goes on from its parameters. With `validate_only` everything
+        is checked and nothing made.
         """
         job = TuningJob(
             dataset_version=self._names.dataset_version(dataset),
             base_model=self._names.base_model(base_model),
             model=self._names.model(model) if model else "",
-            lora=method or LoraMethod(),
+            start_version=self._names.model_version_or_alias(start_from) if start_from else "",
             training=training,
             seed=seed,
             max_attempts=max_attempts,
             labels=labels or {},
         )
+        job.MergeFrom(_with_method(method or LoraMethod()))
         request = CreateTuningJobRequest(
             parent=self._names.parent,
             tuning_job_id=job_id,
@@ -161,6 +172,23 @@ class Jobs:
                 if event.sequence == last + 1:
                     last = event.sequence
                     yield event
+
+
+def _with_method(method: Method) -> TuningJob:
+    """Returns a job with nothing but its method."""
+    match method:
+        case FullMethod():
+            return TuningJob(full=method)
+        case LoraMethod():
+            return TuningJob(lora=method)
+        case QloraMethod():
+            return TuningJob(qlora=method)
+        case PrefixMethod():
+            return TuningJob(prefix=method)
+        case AdapterMethod():
+            return TuningJob(adapter=method)
+        case _:
+            assert_never(method)
 
 
 def _is_passing(error: AnnealError) -> bool:

@@ -52,6 +52,15 @@ class Names:
         """`support`, `support@latest`, `support/v-…`, or a full name of a model or version."""
         return self._version("models", text)
 
+    def model_version_or_alias(self, text: str) -> str:
+        """As `model_version`; or an alias: `support@champion`, or its full name."""
+        if "/aliases/" in text:
+            return text
+        model, at, reference = text.partition("@")
+        if at and not _is_version(reference):
+            return self.model_alias(model, reference)
+        return self.model_version(text)
+
     def model_alias(self, model: str, alias: str) -> str:
         return f"{self.model(model)}/aliases/{alias}"
 
@@ -59,10 +68,9 @@ class Names:
         """What can answer: `tiny-base` (a base model), `support@champion`, `support/v-…`."""
         if text.startswith(("projects/", "baseModels/")):
             return text
-        model, at, reference = text.partition("@")
-        if at and not _is_version(reference):
-            return self.model_alias(model, reference)
-        return self.model_version(text) if at or "/" in text else self.base_model(text)
+        if "@" in text or "/" in text:
+            return self.model_version_or_alias(text)
+        return self.base_model(text)
 
     def short(self, name: str) -> str:
         """Returns the shortest text that gives `name` back; other projects' names stay whole."""

@@ -1,11 +1,11 @@
 """`anneal job`."""
 
 from collections.abc import Callable
-from enum import StrEnum
 from typing import Annotated, Literal
 
 import typer
 
+from anneal.cli import tuning
 from anneal.cli.exits import Exit
 from anneal.cli.printing import (
     Format,
@@ -22,33 +22,11 @@ from anneal.cli.settings import client_for
 from anneal.cli.watching import state_word, watch_job
 from anneal.client import Client
 from anneal.names import last_part
-from anneal.trainer.v1.tuning_job_pb2 import LoraMethod, TrainingParameters, TuningJob
+from anneal.trainer.v1.tuning_job_pb2 import ResumeCertificate, TrainingParameters, TuningJob
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Tuning jobs.")
 
 JobArgument = Annotated[str, typer.Argument(help="The job's name.")]
-
-
-class Method(StrEnum):
-    """How to train."""
-
-    LORA = "lora"
-
-
-class Schedule(StrEnum):
-    """How the learning rate moves after the warm-up."""
-
-    COSINE = "cosine"
-    LINEAR = "linear"
-    CONSTANT = "constant"
-
-
-SCHEDULES = {
-    None: TrainingParameters.SCHEDULE_UNSPECIFIED,
-    Schedule.COSINE: TrainingParameters.SCHEDULE_COSINE,
-    Schedule.LINEAR: TrainingParameters.SCHEDULE_LINEAR,
-    Schedule.CONSTANT: TrainingParameters.SCHEDULE_CONSTANT,
-}
 
 
 @app.command()
@@ -59,32 +37,50 @@ def create(
     model: Annotated[
         str, typer.Option(help="The model that gets the result; default: named like the dataset.")
     ] = "",
+    start_from: Annotated[
+        str,
+        typer.Option(help="Go on from the parameters of `support/v-…`, or of `support@champion`."),
+    ] = "",
     name: Annotated[str, typer.Option(help="The job's name; made up by default.")] = "",
-    method: Annotated[Method, typer.Option(help="How to train.")] = Method.LORA,
-    rank: Annotated[int | None, typer.Option(help="LoRA's rank [8].")] = None,
-    alpha: Annotated[float | None, typer.Option(help="LoRA's scale [16].")] = None,
-    dropout: Annotated[float | None, typer.Option(help="LoRA's dropout [0.1].")] = None,
-    target_module: Annotated[
-        list[str] | None, typer.Option(help="A layer to adapt; repeatable [all linear ones].")
-    ] = None,
-    max_steps: Annotated[int, typer.Option(help="Steps; 0: --epochs decides.")] = 0,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the examples [3].")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Examples in a step [8].")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="The peak [0.0002].")] = None,
-    warmup_steps: Annotated[int | None, typer.Option(help="Steps up to the peak [10].")] = None,
-    schedule: Annotated[Schedule | None, typer.Option(help="[cosine]")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="AdamW's [0].")] = None,
-    max_gradient_norm: Annotated[float | None, typer.Option(help="0 leaves it [1].")] = None,
-    max_sequence_tokens: Annotated[
-        int | None, typer.Option(help="Longer examples are cut [512].")
-    ] = None,
-    validation_fraction: Annotated[
-        float | None, typer.Option(help="The share of examples held out [0.1].")
-    ] = None,
-    evaluate_every: Annotated[int | None, typer.Option(help="Steps [50].")] = None,
-    checkpoint_every: Annotated[int | None, typer.Option(help="Steps [50].")] = None,
+    method: tuning.MethodOption = tuning.Method.LORA,
+    rank: tuning.Rank = None,
+    alpha: tuning.Alpha = None,
+    dropout: tuning.Dropout = None,
+    target_module: tuning.TargetModule = None,
+    rslora: tuning.Rslora = None,
+    dora: tuning.Dora = None,
+    bits: tuning.Bits = None,
+    double_quantization: tuning.DoubleQuantization = None,
+    prefix_length: tuning.PrefixLength = None,
+    projection_size: tuning.ProjectionSize = None,
+    adapter_size: tuning.AdapterSize = None,
+    placement: tuning.PlacementOption = None,
+    activation: tuning.ActivationOption = None,
+    max_steps: tuning.MaxSteps = 0,
+    epochs: tuning.Epochs = None,
+    batch_size: tuning.BatchSize = None,
+    batch_tokens: tuning.BatchTokens = None,
+    micro_batch_tokens: tuning.MicroBatchTokens = None,
+    packing: tuning.Packing = None,
+    learning_rate: tuning.LearningRate = None,
+    warmup_steps: tuning.WarmupSteps = None,
+    schedule: tuning.ScheduleOption = None,
+    weight_decay: tuning.WeightDecay = None,
+    max_gradient_norm: tuning.MaxGradientNorm = None,
+    max_sequence_tokens: tuning.MaxSequenceTokens = None,
+    long_examples: tuning.LongExamples = None,
+    precision: tuning.PrecisionOption = None,
+    gradient_checkpointing: tuning.GradientCheckpointing = None,
+    validation_fraction: tuning.ValidationFraction = None,
+    evaluate_every: tuning.EvaluateEvery = None,
+    early_stopping_patience: tuning.EarlyStoppingPatience = None,
+    sample_count: tuning.SampleCount = None,
+    sample_max_tokens: tuning.SampleMaxTokens = None,
+    checkpoint_every: tuning.CheckpointEvery = None,
+    keep_last_checkpoints: tuning.KeepLastCheckpoints = None,
+    keep_checkpoint_every: tuning.KeepCheckpointEvery = None,
     seed: Annotated[int, typer.Option(help="Of order, split and dropout.")] = 0,
-    max_attempts: Annotated[int, typer.Option(help="Failures before it ends [3].")] = 0,
+    max_attempts: Annotated[int, typer.Option(help="Failures before it ends (3).")] = 0,
     label: Annotated[list[str] | None, typer.Option(help="`key=value`; repeatable.")] = None,
     watch_it: Annotated[bool, typer.Option("--watch", help="Watch it until it ends.")] = False,
     validate_only: Annotated[
@@ -93,32 +89,60 @@ def create(
     output: OutputOption = Format.TEXT,
 ) -> None:
     """Put a job into the queue. What is left out takes the service's default, in brackets."""
-    training = TrainingParameters(
-        max_steps=max_steps,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        warmup_steps=warmup_steps,
-        schedule=SCHEDULES[schedule],
-        weight_decay=weight_decay,
-        max_gradient_norm=max_gradient_norm,
-        max_sequence_tokens=max_sequence_tokens,
-        validation_fraction=validation_fraction,
-        evaluate_every=evaluate_every,
-        checkpoint_every=checkpoint_every,
+    chosen = tuning.method_message(
+        method,
+        {
+            "rank": rank,
+            "alpha": alpha,
+            "dropout": dropout,
+            "target_modules": target_module,
+            "rslora": rslora,
+            "dora": dora,
+            "bits": bits,
+            "double_quantization": double_quantization,
+            "prefix_length": prefix_length,
+            "projection_size": projection_size,
+            "adapter_size": adapter_size,
+            "placement": placement,
+            "activation": activation,
+        },
     )
-    methods = {
-        Method.LORA: LoraMethod(
-            rank=rank, alpha=alpha, dropout=dropout, target_modules=target_module or ()
-        )
-    }
+    training = tuning.filled(
+        TrainingParameters,
+        {
+            "max_steps": max_steps,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "batch_tokens": batch_tokens,
+            "micro_batch_tokens": micro_batch_tokens,
+            "packing": packing,
+            "learning_rate": learning_rate,
+            "warmup_steps": warmup_steps,
+            "schedule": schedule,
+            "weight_decay": weight_decay,
+            "max_gradient_norm": max_gradient_norm,
+            "max_sequence_tokens": max_sequence_tokens,
+            "long_examples": long_examples,
+            "precision": precision,
+            "gradient_checkpointing": gradient_checkpointing,
+            "validation_fraction": validation_fraction,
+            "evaluate_every": evaluate_every,
+            "early_stopping_patience": early_stopping_patience,
+            "sample_count": sample_count,
+            "sample_max_tokens": sample_max_tokens,
+            "checkpoint_every": checkpoint_every,
+            "keep_last_checkpoints": keep_last_checkpoints,
+            "keep_checkpoint_every": keep_checkpoint_every,
+        },
+    )
     with client_for(ctx) as client:
         job = client.jobs.create(
             dataset,
             base,
-            method=methods[method],
+            method=chosen,
             training=training,
             model=model,
+            start_from=start_from,
             seed=seed,
             max_attempts=max_attempts,
             labels=_labels(label or []),
@@ -234,11 +258,13 @@ def _job_fields(client: Client, job: TuningJob) -> dict[str, str]:
         "dataset": short(job.dataset_version),
         "base model": short(job.base_model),
         "model": short(job.model),
-        "method": _settings_text(job.WhichOneof("method") or "", job.lora),
-        "training": _settings_text("", job.training),
+        "continued from": short(job.start_version),
+        "method": _method_text(job),
+        "training": tuning.settings_text("", job.training),
         "seed": str(job.seed),
         "labels": ", ".join(f"{key}={value}" for key, value in sorted(job.labels.items())),
         "attempt": f"{job.attempt} of {job.max_attempts}" if job.attempt else "",
+        "resumed": "\n".join(map(_resume_text, job.resume_certificates)),
         "node": last_part(job.node),
         "created": when(job.create_time),
         "started": when(job.start_time),
@@ -247,13 +273,18 @@ def _job_fields(client: Client, job: TuningJob) -> dict[str, str]:
     }
 
 
-def _settings_text(title: str, settings: LoraMethod | TrainingParameters) -> str:
-    shown = [f"{name}={_word(value)}" for name, value in as_json(settings).items() if value != []]
-    return " ".join([title, *shown]).strip()
+def _method_text(job: TuningJob) -> str:
+    """Empty for a method that these protos do not know."""
+    kind = job.WhichOneof("method")
+    return "" if kind is None else tuning.settings_text(kind, getattr(job, kind))
 
 
-def _word(value: object) -> str:
-    return str(value).removeprefix("SCHEDULE_").lower()
+def _resume_text(certificate: ResumeCertificate) -> str:
+    again = certificate.replayed_steps
+    restored = "" if certificate.exact else ", with not what the checkpoint held"
+    steps = f"{again:,} {'step' if again == 1 else 'steps'} done again"
+    difference = f", largest difference of loss {certificate.max_loss_difference:g}"
+    return f"after step {certificate.step:,}{restored}: {steps}{difference if again else ''}"
 
 
 def _figure(job: TuningJob, name: Literal["loss", "best_loss", "validation_loss"]) -> str:

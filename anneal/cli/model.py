@@ -200,6 +200,7 @@ def _show_version(client: Client, version: ModelVersion, output: Format) -> None
             "job": short(lineage.tuning_job),
             "dataset": short(lineage.dataset_version),
             "base model": short(lineage.base_model),
+            "continued from": short(lineage.start_version),
             "method": lineage.method,
             "code": lineage.code_version,
             **{name: f"{value:.6g}" for name, value in sorted(version.metrics.items())},

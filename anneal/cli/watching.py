@@ -16,6 +16,8 @@ from anneal.trainer.v1.tuning_job_pb2 import (
     Checkpoint,
     Evaluation,
     LogLine,
+    Samples,
+    TrainingResumed,
     TrainingStarted,
     TrainingStep,
     TuningJob,
@@ -31,6 +33,11 @@ WAITING = {
 
 STEP_LINE_EVERY_S = 1.0
 """In plain lines, steps that are closer together than this are left out."""
+
+SAMPLE_CHARACTERS = 240
+"""What is shown of each text of a sample: of a prompt the end, of answers the beginning."""
+
+DIGEST_CHARACTERS = 12
 
 
 class View(Protocol):
@@ -169,6 +176,10 @@ def lines_of(event: TuningJobEvent) -> Iterator[str]:
             yield _evaluation(event.evaluation)
         case "checkpoint":
             yield _checkpoint(event.checkpoint)
+        case "samples":
+            yield from _samples(event.samples)
+        case "resumed":
+            yield _resumed(event.resumed)
         case "log":
             yield _log(event.log)
         case _:  # an event of a newer service
@@ -210,6 +221,29 @@ def _evaluation(evaluation: Evaluation) -> str:
 
 def _checkpoint(checkpoint: Checkpoint) -> str:
     return f"checkpoint after step {checkpoint.step}, {size(checkpoint.size_bytes)}"
+
+
+def _samples(samples: Samples) -> Iterator[str]:
+    yield f"answers to held-out prompts after step {samples.step}:"
+    for sample in samples.samples:
+        yield f"  prompt  {_one_line(sample.prompt)[-SAMPLE_CHARACTERS:]}"
+        yield f"  wanted  {_one_line(sample.expected)[:SAMPLE_CHARACTERS]}"
+        yield f"  said    {_one_line(sample.output)[:SAMPLE_CHARACTERS]}"
+
+
+def _one_line(text: str) -> str:
+    """Returns a model's words without line breaks, nor anything that a terminal would obey."""
+    printable = (char if char.isprintable() else " " for char in text)
+    return " ".join("".join(printable).split())
+
+
+def _resumed(resumed: TrainingResumed) -> str:
+    digest = resumed.restored_digest[:DIGEST_CHARACTERS]
+    start, held = ("", "exactly") if resumed.exact else ("warning: ", "not")
+    return (
+        f"{start}goes on after step {resumed.step} with {held} what the checkpoint held "
+        f"(sha256 {digest}…)"
+    )
 
 
 def _log(log: LogLine) -> str:

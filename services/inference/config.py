@@ -8,7 +8,7 @@ from services.common.server import ServerSettings
 
 @dataclass(frozen=True)
 class InferenceConfig:
-    """`cache_dir` holds base models and adapters by digest. `threads` is a worker's."""
+    """`cache_dir` holds base models and versions' artifacts by digest. `threads` is a worker's."""
 
     blobs_url: str
     registry_address: str = "127.0.0.1:7403"

@@ -122,6 +122,7 @@ def _lineage(lineage: Lineage) -> model_pb2.Lineage:
         method=lineage.method,
         hyperparameters=hyperparameters,
         code_version=lineage.code_version,
+        start_version=lineage.start_version,
     )
 
 

@@ -32,11 +32,11 @@ class LocalBackend:
     async def generate(
         self, model: ServedModel, conversation: Conversation, sampling: Sampling
     ) -> AsyncGenerator[Piece]:
-        worker, adapter = await self._loaded(model)
+        worker, artifacts = await self._loaded(model)
         turns = _turns(conversation)
         async with worker.ask(
             lambda number: protocol.Generate(
-                id=number, adapter=adapter, turns=turns, sampling=sampling
+                id=number, artifacts=artifacts, turns=turns, sampling=sampling
             )
         ) as replies:
             async for reply in replies:
@@ -50,10 +50,10 @@ class LocalBackend:
                         raise _refusal(reply, model)
 
     async def score(self, model: ServedModel, conversation: Conversation) -> Score:
-        worker, adapter = await self._loaded(model)
+        worker, artifacts = await self._loaded(model)
         turns = _turns(conversation)
         async with worker.ask(
-            lambda number: protocol.ScoreTurns(id=number, adapter=adapter, turns=turns)
+            lambda number: protocol.ScoreTurns(id=number, artifacts=artifacts, turns=turns)
         ) as replies:
             async for reply in replies:
                 if isinstance(reply, protocol.Scored):
@@ -73,8 +73,9 @@ class LocalBackend:
         self._starts.clear()
 
     async def _loaded(self, model: ServedModel) -> tuple[WorkerProcess, str | None]:
-        adapter = model.adapter_digest and str(await self._directories.cached(model.adapter_digest))
-        return await self._worker(model.base), adapter
+        digest = model.artifacts_digest
+        artifacts = digest and str(await self._directories.cached(digest))
+        return await self._worker(model.base), artifacts
 
     async def _worker(self, base: LocalBase | HubBase) -> WorkerProcess:
         """The base's worker, started by the first who asks. Shielded: one that gives up waiting

@@ -58,7 +58,7 @@ class RegistryCatalog:
 def _learnt_from(
     version: model_pb2.ModelVersion, base: base_model_pb2.BaseModel
 ) -> LocalBase | HubBase:
-    """The base that the version's adapter fits: that of its lineage, even when its name has come to
+    """The base that the version stands on: that of its lineage, even when its name has come to
     stand for another. Of hub models there is only the revision on the list.
 
     Raises BaseModelChanged.

@@ -36,7 +36,7 @@ def prompt_too_long(tokens: int, limit: int) -> InvalidArgument:
 
 
 class ModelUnusable(FailedPrecondition):
-    """A version that answers nobody: its adapter does not load, or its weights diverged."""
+    """A version that answers nobody: its files do not load, or its weights diverged."""
 
     def __init__(self, model: str, cause: str) -> None:
         super().__init__("MODEL_UNUSABLE", f"{model} can not answer: {cause}", resource=model)

@@ -48,14 +48,14 @@ class HubBase:
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model that can answer: its resolved name, its base, and its adapter if it has one.
+    """A model that can answer: its resolved name, its base, and a version's artifacts.
 
-    `adapter_digest` is the digest of the manifest of the version's artifacts.
+    `artifacts_digest` is that of their manifest; a base has none.
     """
 
     name: str
     base: LocalBase | HubBase
-    adapter_digest: str | None = None
+    artifacts_digest: str | None = None
 
 
 def parse_model_name(text: str, project: str, field: str = "model") -> ModelName:

@@ -1,5 +1,7 @@
 """What the worker refuses, and goes on living."""
 
+from pathlib import Path
+
 
 class ContextExceeded(Exception):
     """The conversation has more tokens than the model takes."""
@@ -11,14 +13,21 @@ class ContextExceeded(Exception):
 
 
 class ModelUnusable(Exception):
-    """This base and adapter can answer nothing, whatever the conversation."""
+    """This base and version can answer nothing, whatever the conversation."""
 
 
 class AdapterUnusable(ModelUnusable):
     """The adapter's files can not be loaded on top of this base."""
 
     def __init__(self, cause: str) -> None:
-        super().__init__(f"the adapter can not be loaded: {' '.join(cause.split())[:300]}")
+        super().__init__(f"the adapter can not be loaded: {_short(cause)}")
+
+
+class NetworkUnusable(ModelUnusable):
+    """The files of a whole model can not be loaded."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(f"the model can not be loaded: {_short(cause)}")
 
 
 class OutputNotFinite(ModelUnusable):
@@ -26,3 +35,13 @@ class OutputNotFinite(ModelUnusable):
 
     def __init__(self) -> None:
         super().__init__("the model's outputs are not finite numbers; its weights have diverged")
+
+
+def cause_without_place(error: Exception, directory: Path) -> str:
+    """What a library says is wrong with the files in `directory`, without where on this host they
+    lie, which is no caller's business."""
+    return str(error).replace(f"{directory}/", "").replace(str(directory), "its directory")
+
+
+def _short(cause: str) -> str:
+    return " ".join(cause.split())[:300]

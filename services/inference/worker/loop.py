@@ -7,8 +7,10 @@ from typing import BinaryIO
 
 from services.chat.conversation import Conversation, Message
 from services.chat.conversation import Role as ChatRole
+from services.chat.errors import ChatError
 from services.inference.worker import protocol
-from services.inference.worker.model import ChatError, ContextExceeded, ModelUnusable, ResidentModel
+from services.inference.worker.errors import ContextExceeded, ModelUnusable
+from services.inference.worker.model import ResidentModel
 
 
 class Worker:
@@ -54,7 +56,7 @@ class Worker:
 
     def _generate(self, request: protocol.Generate) -> None:
         answer = self._model.generate(
-            request.adapter,
+            request.artifacts,
             _conversation(request.turns, train=False),
             request.sampling,
             send=lambda text: self._send(protocol.TextPiece(id=request.id, text=text)),
@@ -73,7 +75,7 @@ class Worker:
 
     def _score(self, request: protocol.ScoreTurns) -> None:
         loss_sum, token_count = self._model.score(
-            request.adapter, _conversation(request.turns, train=True)
+            request.artifacts, _conversation(request.turns, train=True)
         )
         self._send(protocol.Scored(id=request.id, loss_sum=loss_sum, token_count=token_count))
 

@@ -23,11 +23,11 @@ class WireTurn(_Line):
 
 
 class Generate(_Line):
-    """Answer with pieces, then `End`. `adapter` is a directory; none: the base itself."""
+    """Answer with pieces, then `End`. `artifacts` is a version's directory; none: the base."""
 
     type: Literal["generate"] = "generate"
     id: int
-    adapter: str | None
+    artifacts: str | None
     turns: tuple[WireTurn, ...]
     sampling: Sampling
 
@@ -37,7 +37,7 @@ class ScoreTurns(_Line):
 
     type: Literal["score"] = "score"
     id: int
-    adapter: str | None
+    artifacts: str | None
     turns: tuple[WireTurn, ...]
 
 
@@ -93,7 +93,7 @@ class Refused(_Line):
 
 
 class Unusable(_Line):
-    """This model answers nobody: its adapter does not load, or its outputs are no numbers."""
+    """This model answers nobody: its files do not load, or its outputs are no numbers."""
 
     type: Literal["unusable"] = "unusable"
     id: int

@@ -45,6 +45,7 @@ def finished_job(payload: bytes) -> FinishedJob:
             method=method,
             hyperparameters=_hyperparameters(job, method),
             code_version=event.code_version,
+            start_version=job.start_version,
         ),
         metrics=dict(event.metrics),
     )

@@ -244,6 +244,7 @@ def _values(version: ModelVersion) -> dict[str, object]:
         "method": lineage.method,
         "hyperparameters": dict(lineage.hyperparameters),
         "code_version": lineage.code_version,
+        "start_version": lineage.start_version,
         # As text: JSON has no NaN, and a loss may be one.
         "metrics": {name: repr(value) for name, value in version.metrics.items()},
         "created_at": version.create_time,
@@ -266,6 +267,7 @@ def _version(row: VersionRow, aliases: Sequence[str]) -> ModelVersion:
             method=row.method,
             hyperparameters=row.hyperparameters,
             code_version=row.code_version,
+            start_version=row.start_version,
         ),
         metrics={name: float(value) for name, value in row.metrics.items()},
         create_time=row.created_at,

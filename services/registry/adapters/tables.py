@@ -57,6 +57,7 @@ class VersionRow(Row, table=True):
     method: str
     hyperparameters: dict[str, Any] = Field(sa_type=JSON)
     code_version: str
+    start_version: str
     metrics: dict[str, str] = Field(sa_type=JSON)
     created_at: datetime = Field(sa_type=UtcDateTime)
 

@@ -8,7 +8,15 @@ from services.registry.domain.models import ModelVersion
 
 _MAX_CELL_CHARACTERS = 500
 _SPECIAL = re.compile(r"[\\`*\[\]<>|&!#~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
-_METHODS = {"lora": "Low-rank adapter (LoRA)"}
+_METHODS = {
+    "full": "All weights (full fine-tuning)",
+    "lora": "Low-rank adapter (LoRA)",
+    "qlora": "Low-rank adapter on a quantised base model (QLoRA)",
+    "prefix": "Tuned prefix (prefix tuning)",
+    "adapter": "Bottleneck adapter",
+}
+_OF_OUR_OWN = frozenset({"prefix", "adapter"})
+"""Methods in PEFT's format that PEFT learns from us."""
 
 
 def render(version: ModelVersion) -> str:
@@ -40,11 +48,10 @@ def _plain(value: JSON) -> str:
 
 def _head(version: ModelVersion) -> str:
     lineage = version.lineage
-    what = _METHODS.get(lineage.method, lineage.method)
     lines = [
         f"# {cell(version.name.model)}, version {version.ordinal}",
         "",
-        f"{cell(what)} for {cell(lineage.base_model)}, registered on "
+        f"{_title(lineage.method)} for {cell(lineage.base_model)}, registered on "
         f"{version.create_time:%Y-%m-%d %H:%M} UTC.",
     ]
     if version.aliases:
@@ -58,6 +65,7 @@ def _section(title: str, body: str) -> str:
 
 def _origin(version: ModelVersion) -> Iterable[tuple[str, str]]:
     lineage = version.lineage
+    earlier = (("Continued from", lineage.start_version),) if lineage.start_version else ()
     return (
         ("Version", str(version.name)),
         ("Manifest", version.manifest_digest),
@@ -66,13 +74,18 @@ def _origin(version: ModelVersion) -> Iterable[tuple[str, str]]:
         ("Data digest", lineage.dataset_digest),
         ("Base model", lineage.base_model),
         ("Base model digest", lineage.base_model_digest),
+        *earlier,
         ("Code", lineage.code_version),
     )
 
 
 def _method(version: ModelVersion) -> str:
     table = _table(("hyperparameter", "value"), _sorted(version.lineage.hyperparameters))
-    return f"{cell(version.lineage.method)}\n\n{table}"
+    return f"{_title(version.lineage.method)}\n\n{table}"
+
+
+def _title(method: str) -> str:
+    return cell(_METHODS.get(method, method))
 
 
 def _files(version: ModelVersion) -> Iterable[tuple[JSON, ...]]:
@@ -91,15 +104,29 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[JSON, ...]]) -> str:
 def _use(version: ModelVersion) -> str:
     """Only resource ids go in: they hold nothing but letters, digits and hyphens."""
     folder = f"{version.name.model}-{version.name.version}"
+    program = _whole_model(folder) if version.lineage.method == "full" else _adapted_model(folder)
+    if version.lineage.method in _OF_OUR_OWN:
+        program = f"import services.tuners  # of anneal[node]: PEFT learns the method\n{program}"
     return f"""```sh
 anneal model download {version.name} {folder}
 ```
 
 ```python
-from peft import PeftModel
+{program}
+```"""
+
+
+def _whole_model(folder: str) -> str:
+    return f"""from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+model = AutoModelForCausalLM.from_pretrained("{folder}")"""
+
+
+def _adapted_model(folder: str) -> str:
+    return f"""from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 base = "path/to/the/base/model"
 tokenizer = AutoTokenizer.from_pretrained(base)
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), "{folder}")
-```"""
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), "{folder}")"""

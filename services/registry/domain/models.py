@@ -24,7 +24,8 @@ class Model:
 @dataclass(frozen=True)
 class Lineage:
     """Where a version comes from: resource names, the digests behind them, and how it was made.
-    `hyperparameters` holds every one, defaults resolved, with the seed."""
+    `hyperparameters` holds every one, defaults resolved, with the seed; `start_version` is the
+    version that the training went on from, if any."""
 
     tuning_job: str
     dataset_version: str
@@ -34,6 +35,7 @@ class Lineage:
     method: str
     hyperparameters: Mapping[str, JSON]
     code_version: str
+    start_version: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,11 @@ from services.common.channels import open_channel
 from services.common.migrations import upgrade
 from services.common.server import serve
 from services.common.store import Store, open_engine
-from services.trainer.control.adapters.catalogs import GrpcBaseModels, GrpcDatasets
+from services.trainer.control.adapters.catalogs import (
+    GrpcBaseModels,
+    GrpcDatasets,
+    GrpcModelVersions,
+)
 from services.trainer.control.adapters.sql import trainer_tables
 from services.trainer.control.config import ControlConfig
 from services.trainer.control.domain.drafts import Specification
@@ -31,8 +35,9 @@ async def run() -> None:
     key = config.api_key or None
     dataset = open_channel(config.dataset_address, tls=config.tls, api_key=key)
     registry = open_channel(config.registry_address, tls=config.tls, api_key=key)
+    models = RegistryServiceStub(registry)
     specification = Specification(
-        GrpcDatasets(DatasetServiceStub(dataset)), GrpcBaseModels(RegistryServiceStub(registry))
+        GrpcDatasets(DatasetServiceStub(dataset)), GrpcBaseModels(models), GrpcModelVersions(models)
     )
     parts = Parts(store, bus, signals, specification, tokens)
     whole = control(parts, config.leases, config.watch_poll_s)

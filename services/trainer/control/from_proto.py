@@ -1,11 +1,13 @@
 """From messages of the wire to values of the domain: pure, and nothing is judged here."""
 
 import re
-from collections.abc import Sequence
 from datetime import UTC
+from typing import Any
 
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
+from anneal.enums import word_of
 from anneal.trainer.v1 import node_lease_service_pb2 as lease_pb
 from anneal.trainer.v1 import tuning_job_pb2 as job_pb
 from anneal.trainer.v1 import tuning_job_service_pb2 as service_pb
@@ -23,6 +25,7 @@ from services.trainer.control.domain.progress import (
     Evaluated,
     Remark,
     Report,
+    Resumed,
     Started,
     Stepped,
     Telemetry,
@@ -41,7 +44,9 @@ def new_job(request: service_pb.CreateTuningJobRequest) -> NewJob:
     return NewJob(
         parent=request.parent,
         job_id=request.tuning_job_id,
-        draft=Draft(job.base_model, job.dataset_version, job.model, _settings(job)),
+        draft=Draft(
+            job.base_model, job.dataset_version, job.model, _settings(job), job.start_version
+        ),
         request_id=request.request_id,
         fingerprint=fingerprint(request.SerializeToString(deterministic=True)),
         validate_only=request.validate_only,
@@ -73,7 +78,7 @@ def completion(request: lease_pb.CompleteTuningJobRequest) -> CompleteCall:
 
 
 def failure(request: lease_pb.FailTuningJobRequest) -> FailCall:
-    cause = _enum_word(lease_pb.FailTuningJobRequest.Cause.items(), request.cause, "CAUSE_")
+    cause = word_of(lease_pb.FailTuningJobRequest.Cause.DESCRIPTOR, request.cause)
     return FailCall.model_validate(
         {"cause": cause, "message": request.message, "event_count": request.event_count}
     )
@@ -108,12 +113,24 @@ def _report(event: job_pb.TuningJobEvent) -> Report:
     match event.WhichOneof("event"):
         case "started":
             return Started(event.started.start_step, event.started.total_steps)
+        case "resumed":
+            return _resumed(event.resumed)
         case "step":
             return _stepped(event.step)
         case "evaluation":
             return Evaluated(event.evaluation.loss)
         case _:
             return Remark()
+
+
+def _resumed(resumed: job_pb.TrainingResumed) -> Resumed:
+    return Resumed(
+        step=resumed.step,
+        checkpoint_digest=resumed.checkpoint_digest,
+        restored_digest=resumed.restored_digest,
+        exact=resumed.exact,
+        environment_changes=tuple(resumed.environment_changes),
+    )
 
 
 def _stepped(step: job_pb.TrainingStep) -> Stepped:
@@ -134,30 +151,19 @@ def _settings(job: job_pb.TuningJob) -> dict[str, object]:
     settings: dict[str, object] = {"seed": job.seed, "labels": dict(job.labels)}
     if job.max_attempts:
         settings["max_attempts"] = job.max_attempts
-    if job.HasField("lora"):
-        settings["lora"] = _fields(job.lora)
+    if kind := job.WhichOneof("method"):
+        settings["method"] = {"kind": kind, **_fields(getattr(job, kind))}
     if job.HasField("training"):
-        settings["training"] = _training(job.training)
+        settings["training"] = _fields(job.training)
     return settings
 
 
-def _training(training: job_pb.TrainingParameters) -> dict[str, object]:
-    fields = _fields(training)
-    if "schedule" in fields:
-        words = job_pb.TrainingParameters.Schedule.items()
-        fields["schedule"] = _enum_word(words, training.schedule, "SCHEDULE_")
-    return fields
-
-
 def _fields(message: Message) -> dict[str, object]:
-    """The fields that are set, by name; repeated ones as tuples."""
-    return {
-        field.name: tuple(value) if field.is_repeated else value
-        for field, value in message.ListFields()
-    }
+    """The fields that are set, by name; repeated ones as tuples, enums as words."""
+    return {field.name: _value(field, value) for field, value in message.ListFields()}
 
 
-def _enum_word(items: Sequence[tuple[str, int]], number: int, prefix: str) -> str:
-    """The name of a value without its prefix; of an unknown one its number."""
-    names = {value: name.removeprefix(prefix) for name, value in items}
-    return names.get(number, str(number))
+def _value(field: FieldDescriptor, value: Any) -> object:
+    if field.enum_type is not None:
+        return word_of(field.enum_type, value)
+    return tuple(value) if field.is_repeated else value

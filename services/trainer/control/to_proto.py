@@ -1,13 +1,16 @@
 """From values of the domain to messages of the wire: pure."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime, timedelta
-from typing import assert_never
+from typing import Any, TypeVar, assert_never
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
+from anneal.enums import number_of
 from anneal.registry.v1 import base_model_pb2
 from anneal.trainer.v1 import node_lease_service_pb2 as lease_pb
 from anneal.trainer.v1 import tuning_job_pb2 as job_pb
@@ -19,20 +22,30 @@ from services.trainer.control.domain.job import (
     ManifestSource,
     TuningJob,
 )
+from services.trainer.control.domain.methods import Method
 from services.trainer.control.domain.ports import HistoryEntry, StateChange
 from services.trainer.control.domain.progress import Progress
-from services.trainer.control.domain.settings import JobSettings, TrainingParameters
 from services.trainer.control.domain.states import State
+
+M = TypeVar("M", bound=Message)
 
 _CODES: Mapping[Cause, code_pb2.Code] = {
     Cause.ENGINE_ERROR: code_pb2.INTERNAL,
     Cause.ENGINE_KILLED: code_pb2.ABORTED,
     Cause.OUT_OF_MEMORY: code_pb2.RESOURCE_EXHAUSTED,
     Cause.INVALID_JOB: code_pb2.FAILED_PRECONDITION,
+    Cause.DIVERGED: code_pb2.FAILED_PRECONDITION,
     Cause.STORAGE: code_pb2.UNAVAILABLE,
     Cause.NODE_STOPPING: code_pb2.UNAVAILABLE,
     Cause.CANCELLED: code_pb2.CANCELLED,
     Cause.LEASE_EXPIRED: code_pb2.DEADLINE_EXCEEDED,
+}
+_METHODS: Mapping[str, type[Message]] = {
+    "full": job_pb.FullMethod,
+    "lora": job_pb.LoraMethod,
+    "qlora": job_pb.QloraMethod,
+    "prefix": job_pb.PrefixMethod,
+    "adapter": job_pb.AdapterMethod,
 }
 
 
@@ -45,8 +58,9 @@ def tuning_job(job: TuningJob) -> job_pb.TuningJob:
         base_model=str(job.spec.base_model),
         dataset_version=str(job.spec.dataset_version),
         model=str(job.spec.model),
-        lora=_lora(settings),
-        training=_training(settings.training),
+        start_version=str(job.spec.start.version) if job.spec.start else "",
+        **_method(settings.method),
+        training=_message(job_pb.TrainingParameters, settings.training.model_dump()),
         seed=settings.seed,
         max_attempts=settings.max_attempts,
         labels=settings.labels,
@@ -60,6 +74,7 @@ def tuning_job(job: TuningJob) -> job_pb.TuningJob:
         start_time=_timestamp(job.start_time),
         end_time=_timestamp(job.end_time),
         etag=job.etag,
+        resume_certificates=[job_pb.ResumeCertificate(**asdict(one)) for one in job.resumes],
     )
 
 
@@ -75,6 +90,7 @@ def lease(job: TuningJob, length: timedelta) -> lease_pb.Lease:
         dataset_digest=job.spec.dataset_digest,
         base_model=base_model_source(job.spec.base_model_source),
         resume_checkpoint=job.checkpoint.manifest_digest if job.checkpoint else "",
+        start_manifest_digest=job.spec.start.manifest_digest if job.spec.start else "",
     )
 
 
@@ -126,14 +142,17 @@ def base_model_source(source: BaseModelSource) -> base_model_pb2.BaseModelSource
             assert_never(source)
 
 
-def _lora(settings: JobSettings) -> job_pb.LoraMethod:
-    return job_pb.LoraMethod(**settings.lora.model_dump())
+def _method(method: Method) -> dict[str, Any]:
+    """The one field of the job's `method` that is set."""
+    fields = method.model_dump(exclude={"kind"})
+    return {method.kind: _message(_METHODS[method.kind], fields)}
 
 
-def _training(training: TrainingParameters) -> job_pb.TrainingParameters:
-    fields = training.model_dump()
-    schedule = job_pb.TrainingParameters.Schedule.Value(f"SCHEDULE_{training.schedule}")
-    return job_pb.TrainingParameters(**(fields | {"schedule": schedule}))
+def _message(kind: type[M], fields: Mapping[str, Any]) -> M:
+    """`fields` has every field of the message, enums as words."""
+    enums = {field.name: field.enum_type for field in kind.DESCRIPTOR.fields if field.enum_type}
+    numbers = {name: number_of(enum, fields[name]) for name, enum in enums.items()}
+    return kind(**{**fields, **numbers})
 
 
 def _progress(progress: Progress) -> job_pb.JobProgress:

@@ -1,4 +1,4 @@
-"""The parts of the control plane, put together on a store, a bus and two catalogs."""
+"""The parts of the control plane, put together on a store, a bus and three catalogs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

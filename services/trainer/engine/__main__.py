@@ -11,10 +11,10 @@ from services.trainer.engine.errors import (
     Fault,
     InvalidData,
     InvalidJob,
+    TrainingDiverged,
     is_out_of_memory,
 )
-from services.trainer.engine.events import EventPipe, Failed
-from services.trainer.engine.job import read_job
+from services.trainer.engine.events import EventPipe, Failed, NoEvents
 from services.trainer.engine.process import (
     ExitCode,
     StopRequest,
@@ -22,6 +22,7 @@ from services.trainer.engine.process import (
     configure_libraries,
     die_with_parent,
     quiet_libraries,
+    read_threads,
 )
 
 
@@ -42,14 +43,19 @@ def main(arguments: list[str]) -> ExitCode:
 def _run(arguments: list[str], events: EventPipe, stop: StopRequest) -> ExitCode:
     if len(arguments) != 1:
         raise InvalidJob(Fault("", "usage: python -m services.trainer.engine job.json"))
-    job = read_job(Path(arguments[0]))
-    configure_libraries(job.threads)
+    job_file = Path(arguments[0])
+    configure_libraries(read_threads(job_file))
     quiet_libraries()
 
-    from services.trainer.engine.loop import Ending  # torch reads its settings at import
+    from services.trainer.engine.job import read_job  # torch reads its settings at import
+    from services.trainer.engine.loop import Ending
     from services.trainer.engine.run import run_job
+    from services.trainer.engine.team import assembled
 
-    ending = run_job(job, events, stop, clock=time.monotonic)
+    job = read_job(job_file)
+    with assembled(job.processes, job_file, job.work_dir) as team:
+        sink = events if team.rank == 0 else NoEvents()
+        ending = run_job(job, sink, stop, clock=time.monotonic, team=team)
     return ExitCode.OK if ending is Ending.COMPLETE else ExitCode.STOPPED
 
 
@@ -73,6 +79,8 @@ def classify(error: Exception) -> tuple[Failed, ExitCode]:
             return Failed("invalid_job", str(error)), ExitCode.INVALID
         case InvalidData():
             return Failed("invalid_data", str(error)), ExitCode.INVALID
+        case TrainingDiverged():
+            return Failed("diverged", str(error)), ExitCode.DIVERGED
         case CheckpointRefused():
             return Failed("error", str(error)), ExitCode.CHECKPOINT_REFUSED
         case _:

@@ -1,32 +1,41 @@
 """Checkpoints: everything a later process needs to go on as if nothing had happened.
 
-A directory `step-00000040` holds `trainable.safetensors`, `optimizer.safetensors` and
-`state.json`. There is no random state in it: every draw is seeded by the step.
+A directory `step-00000040` holds `trainable.safetensors`, `optimizer.safetensors`, `state.json`
+and, in a run that may stop early, the best parameters so far as `best.safetensors`. There is no
+random state in it: every draw is seeded by the step.
 """
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor
 
-from services.trainer.engine.durable import write_directory
+from services.trainer.engine.durable import writing_directory
 from services.trainer.engine.errors import CheckpointRefused
 
-_FORMAT = 1
+_FORMAT = 2
 _STRICT = ConfigDict(strict=True, extra="forbid")
-_TRAINABLE, _OPTIMIZER, _STATE = "trainable.safetensors", "optimizer.safetensors", "state.json"
+_TRAINABLE, _OPTIMIZER = "trainable.safetensors", "optimizer.safetensors"
+_BEST, _STATE = "best.safetensors", "state.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is. Losses are in nats per labeled token; None before the first."""
+    """How far a run is. Losses are in nats per labeled token; None before the first.
+
+    `stalled_evaluations` counts those since the lowest held-out loss, which `best_step` had.
+    `micro_batch_tokens` and `recompute` are what memory has forced the run to: parts of at most so
+    many tokens (0: no limit), and activations computed again instead of kept.
+    """
 
     __pydantic_config__ = _STRICT
 
@@ -35,6 +44,10 @@ class Progress:
     best_loss: float | None = None
     validation_loss: float | None = None
     best_validation_loss: float | None = None
+    best_step: int | None = None
+    stalled_evaluations: int = 0
+    micro_batch_tokens: int = 0
+    recompute: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +73,10 @@ class Environment:
     peft: str
     device: str
     threads: int
+    processes: int
     matmul_precision: str
+    compute_dtype: str
+    gains: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +96,7 @@ class Checkpoint:
     environment: Environment
     trainable: dict[str, Tensor]
     optimizer: dict[str, Tensor]
+    best: dict[str, Tensor] | None
 
 
 _STATE_ADAPTER = TypeAdapter(_State)
@@ -96,17 +113,21 @@ def save_checkpoint(
     environment: Environment,
     trainable: Mapping[str, Tensor],
     optimizer: Mapping[str, Tensor],
+    best: Mapping[str, Tensor] | None,
 ) -> str:
     """Writes the directory atomically; returns the digest that covers all of it."""
-    files = {
-        _TRAINABLE: safetensors.save(dict(trainable)),
-        _OPTIMIZER: safetensors.save(dict(optimizer)),
-    }
-    digests = {name: _sha256(content) for name, content in files.items()}
-    state = asdict(_State(_FORMAT, progress, identity, environment, digests))
-    digest = _state_digest(state)
-    text = json.dumps({**state, "digest": digest}, indent=2, sort_keys=True)
-    write_directory(path, {**files, _STATE: text.encode()})
+    tensors = {_TRAINABLE: trainable, _OPTIMIZER: optimizer}
+    if best is not None:
+        tensors[_BEST] = best
+    with writing_directory(path) as directory:
+        digests: dict[str, str] = {}
+        for name, values in tensors.items():
+            safetensors.save_file(dict(values), directory / name)
+            digests[name] = _file_sha256(directory / name)
+        state = asdict(_State(_FORMAT, progress, identity, environment, digests))
+        digest = _state_digest(state)
+        text = json.dumps({**state, "digest": digest}, indent=2, sort_keys=True)
+        (directory / _STATE).write_text(text)
     return digest
 
 
@@ -122,7 +143,38 @@ def load_checkpoint(path: Path, identity: Identity) -> Checkpoint:
         environment=state.environment,
         trainable=_read_tensors(path, _TRAINABLE, state),
         optimizer=_read_tensors(path, _OPTIMIZER, state),
+        best=_read_tensors(path, _BEST, state) if _BEST in state.files else None,
     )
+
+
+def drop_old_checkpoints(directory: Path, last: int, every: int, best_step: int | None) -> None:
+    """Removes all but the `last` newest, those of steps divisible by `every` (if not 0), and that
+    of `best_step`."""
+    steps = sorted(int(path.name.removeprefix("step-")) for path in directory.glob("step-*"))
+    for step in steps[:-last]:
+        if step != best_step and not (every and step % every == 0):
+            _remove(checkpoint_path(directory, step))
+
+
+def _remove(path: Path) -> None:
+    """Out of sight first: who takes checkpoints away must find a whole one or none."""
+    aside = path.with_name(f".{path.name}.removed")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:  # somebody has taken it away
+        return
+    shutil.rmtree(aside)
+
+
+def tensors_digest(*groups: Mapping[str, Tensor]) -> str:
+    """A sha256 over the names, kinds, shapes and bytes of tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for tensors in groups:
+        for name, tensor in sorted(tensors.items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            flat = tensor.detach().cpu().contiguous().flatten()
+            digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+    return digest.hexdigest()
 
 
 def _read_state(path: Path) -> _State:
@@ -141,20 +193,21 @@ def _read_state(path: Path) -> _State:
 
 def _read_tensors(path: Path, name: str, state: _State) -> dict[str, Tensor]:
     try:
-        content = (path / name).read_bytes()
+        digest = _file_sha256(path / name)
     except OSError as error:
         raise CheckpointRefused(path.name, f"its {name} is unreadable: {error}") from error
-    if _sha256(content) != state.files.get(name):
+    if digest != state.files.get(name):
         raise CheckpointRefused(path.name, f"its {name} does not match its digest")
     try:
-        return safetensors.load(content)
+        return safetensors.load_file(path / name)
     except SafetensorError as error:
         raise CheckpointRefused(path.name, f"its {name} is malformed: {error}") from error
 
 
 def _state_digest(state: dict[str, Any]) -> str:
-    return _sha256(json.dumps(state, sort_keys=True).encode())
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,28 +2,25 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_directory(target: Path, files: Mapping[str, bytes]) -> None:
-    """Makes `target` a directory of exactly these files, replacing any that is there."""
+@contextmanager
+def writing_directory(target: Path) -> Generator[Path]:
+    """Yields an empty directory to write files into, which becomes `target` when the block ends,
+    replacing any that is there. After an exception `target` is as it was."""
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.writing")
     shutil.rmtree(aside, ignore_errors=True)  # left by a process that was killed here
     aside.mkdir()
-    for name, content in files.items():
-        _write_file(aside / name, content)
-    _sync_directory(aside)
+    yield aside
+    for path in aside.iterdir():
+        _sync(path)
+    _sync(aside)
     _move(aside, target)
-    _sync_directory(target.parent)
-
-
-def _write_file(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    _sync(target.parent)
 
 
 def _move(source: Path, target: Path) -> None:
@@ -37,8 +34,8 @@ def _move(source: Path, target: Path) -> None:
     shutil.rmtree(replaced)
 
 
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -1,6 +1,9 @@
 """What can end a run, told apart by whose fault it is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+_SHOWN_ROWS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +39,24 @@ class CheckpointRefused(Exception):
 
 
 class TrainingDiverged(Exception):
-    """The loss or its gradient is no longer a finite number; the weights are as before `step`."""
+    """The loss or its gradient is no longer a finite number; the weights are as before `step`.
 
-    def __init__(self, step: int, loss: float, gradient_norm: float) -> None:
+    `rows` are the rows of the dataset that the step saw, from 0.
+    """
+
+    def __init__(self, step: int, loss: float, gradient_norm: float, rows: Sequence[int]) -> None:
+        shown = ", ".join(map(str, sorted(rows)[:_SHOWN_ROWS]))
+        more = f" and {len(rows) - _SHOWN_ROWS} more" if len(rows) > _SHOWN_ROWS else ""
         super().__init__(
-            f"step {step} has loss {loss} and gradient norm {gradient_norm}; "
-            "a lower learning rate or a longer warm-up may help"
+            f"step {step} has loss {loss} and gradient norm {gradient_norm} on the rows "
+            f"{shown}{more} (from 0) of the dataset; the weights before it are kept. A lower "
+            "learning rate, a longer warm-up or a look at these rows may help"
         )
         self.step = step
+
+
+class OutOfMemory(Exception):
+    """The memory does not even do for one example at a time, its activations computed twice."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -51,7 +64,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     Torch raises a plain RuntimeError for the former; only its text tells.
     """
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError | OutOfMemory):
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and (

@@ -1,14 +1,14 @@
 """The held-out examples: loss and accuracy, leaving no trace in the training."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as functional
 
-from services.trainer.engine.examples import Example
-from services.trainer.engine.loss import collate, label_logits
+from services.trainer.engine.batches import Batch
+from services.trainer.engine.loss import label_logits, summed_loss
 from services.trainer.engine.model import TunableModel
+from services.trainer.engine.team import Team
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,18 +22,21 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(model: TunableModel, examples: Sequence[Example], batch_size: int) -> Evaluation:
-    """Runs over all `examples` without dropout; draws nothing at random. Needs at least one."""
-    by_length = sorted(examples, key=len)
-    total_loss = 0.0
-    correct = labels = tokens = 0
+def evaluate(model: TunableModel, batches: Iterable[Batch], team: Team) -> Evaluation:
+    """Runs over the batches of all processes without dropout; draws nothing at random. There must
+    be a labeled token in one of them."""
+    sums = torch.zeros(4, dtype=torch.float64)
     model.network.eval()
-    for start in range(0, len(by_length), batch_size):
-        batch = collate(by_length[start : start + batch_size], model.device)
-        logits = label_logits(model.network, model.head, batch)
-        total_loss += functional.cross_entropy(logits, batch.targets, reduction="sum").item()
-        correct += int((logits.argmax(-1) == batch.targets).sum().item())
-        labels += len(batch.targets)
-        tokens += batch.tokens
+    with model.arithmetic():
+        for batch in batches:
+            logits = label_logits(model.network, model.head, batch)
+            correct = (logits.argmax(-1) == batch.targets).sum()
+            loss = summed_loss(logits, batch.targets)
+            sums += torch.tensor(
+                [loss.item(), correct.item(), len(batch.targets), batch.tokens],
+                dtype=torch.float64,
+            )
     model.network.train()
-    return Evaluation(total_loss / labels, correct / labels, tokens)
+    team.sum(sums)
+    loss_sum, correct_sum, labels, tokens = sums.tolist()
+    return Evaluation(loss_sum / labels, correct_sum / labels, int(tokens))

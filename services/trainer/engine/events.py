@@ -71,6 +71,41 @@ class Evaluated:
 
 
 @dataclass(frozen=True, slots=True)
+class Sample:
+    """What the model answers to a held-out prompt, beside what the example says."""
+
+    prompt: str
+    expected: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """Answers after `step`, each time to the same prompts, so that a person can read the
+    progress."""
+
+    type: ClassVar[str] = "samples"
+
+    step: int
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A run goes on after `step`. The digests (sha256, hex) are of the parameters and moments as
+    the checkpoint holds them and as the run has them; `exact` tells that they are equal, and
+    `environment` what has changed of that on which the last bits depend."""
+
+    type: ClassVar[str] = "resumed"
+
+    step: int
+    checkpoint_digest: str
+    restored_digest: str
+    exact: bool
+    environment: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class CheckpointSaved:
     """A checkpoint is whole and on disk. `digest` (sha256, hex) covers all of its files."""
 
@@ -115,7 +150,7 @@ class Finished:
     artifacts: tuple[Artifact, ...]
 
 
-FailureKind = Literal["out_of_memory", "invalid_job", "invalid_data", "error"]
+FailureKind = Literal["out_of_memory", "invalid_job", "invalid_data", "diverged", "error"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +163,28 @@ class Failed:
     message: str
 
 
-Event = Started | StepDone | Evaluated | CheckpointSaved | LogLine | Finished | Failed
+Event = (
+    Started
+    | Resumed
+    | StepDone
+    | Evaluated
+    | Sampled
+    | CheckpointSaved
+    | LogLine
+    | Finished
+    | Failed
+)
 
 
 class EventSink(Protocol):
     def emit(self, event: Event) -> None: ...
+
+
+class NoEvents:
+    """For a process whose leader speaks for it."""
+
+    def emit(self, event: Event) -> None:
+        pass
 
 
 class EventPipe:

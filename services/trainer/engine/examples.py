@@ -2,33 +2,50 @@
 
 import hashlib
 from array import array
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 from pyarrow.parquet import ParquetFile
 
 from services.chat.conversation import Conversation, Message, Role
 from services.chat.encoder import ChatEncoder, EncodedExample
-from services.chat.errors import NoLabeledTokens, TemplateUnsupported
-from services.trainer.engine.errors import InvalidData
+from services.chat.errors import NoLabeledTokens, TemplateUnsupported, TokenizerFilesMissing
+from services.chat.pairs import PairEncoder
+from services.trainer.engine.base_model import is_encoder_decoder
+from services.trainer.engine.errors import Fault, InvalidData, InvalidJob
+from services.trainer.engine.job import LongExamples, Training
 from services.trainer.engine.plan import shuffled
 
 _arrow: Any = pa  # untyped package
 _parquet_file: Any = ParquetFile
 
+_SHOWN_ROWS = 20
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """Token ids (int32), and 1 for each token that the loss covers."""
+    """Token ids (int32), and 1 for each token that the loss covers. `source_ids` are what an
+    encoder reads, else empty. `row` is the example's in the dataset, from 0."""
 
     token_ids: "array[int]"  # quoted: subscriptable at run time from Python 3.12 on
     labeled: bytes
+    source_ids: "array[int]" = field(default_factory=lambda: array("i"))
+    row: int = 0
 
     def __len__(self) -> int:
-        return len(self.token_ids)
+        return len(self.source_ids) + len(self.token_ids)
+
+
+class Encoder(Protocol):
+    """Turns conversations into token ids, and back."""
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]: ...
+    def examples(self, conversation: Conversation, max_tokens: int) -> list[EncodedExample]: ...
+    def decode(self, token_ids: Iterable[int]) -> str: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,46 +53,99 @@ class Examples:
     """All of a dataset that can be trained on, in the dataset's order.
 
     `skipped` counts examples without a labeled token within the limit, `truncated` those kept
-    without their end. `digest` is a sha256 over the tokens, the labels and the split.
+    without their end, `dropped` those left out because they are too long. `digest` is a sha256
+    over the tokens, the labels and the split.
     """
 
     training: tuple[Example, ...]
     validation: tuple[Example, ...]
     skipped: int
     truncated: int
+    dropped: int
     digest: str
 
 
+def load_encoder(base_model_dir: Path) -> Encoder:
+    """Raises InvalidJob if the base model's tokenizer or chat template is of no use."""
+    kind = PairEncoder if is_encoder_decoder(base_model_dir) else ChatEncoder
+    try:
+        return kind.load(base_model_dir)
+    except (TokenizerFilesMissing, TemplateUnsupported) as error:
+        raise InvalidJob(Fault("base_model_dir", str(error))) from error
+
+
 def load_examples(
-    dataset_file: Path,
-    encoder: ChatEncoder,
-    max_tokens: int,
-    validation_fraction: float,
-    seed: int,
+    dataset_file: Path, encoder: Encoder, max_tokens: int, training: Training, seed: int
 ) -> Examples:
     """Raises InvalidData if the file is not what it should be, if the chat template cannot render
-    one of its conversations, or if nothing is left to train on."""
-    usable: list[Example] = []
-    skipped = truncated = 0
+    one of its conversations, if an example is too long and may not be, or if nothing is left to
+    train on."""
+    reader = _Reader(encoder, max_tokens, training.long_examples)
     for row, conversation in enumerate(_conversations(dataset_file)):
+        reader.read(row, conversation)
+    usable = reader.finish()
+    held_out = held_out_indices(len(usable), training.validation_fraction, seed)
+    learnt = tuple(e for i, e in enumerate(usable) if i not in held_out)
+    validation = tuple(e for i, e in enumerate(usable) if i in held_out)
+    return Examples(
+        training=learnt,
+        validation=validation,
+        skipped=reader.skipped,
+        truncated=reader.truncated,
+        dropped=reader.dropped,
+        digest=_digest(learnt, validation),
+    )
+
+
+class _Reader:
+    """Encodes one conversation after the other, and counts what becomes of them."""
+
+    def __init__(self, encoder: Encoder, max_tokens: int, long: LongExamples) -> None:
+        self.skipped = self.truncated = self.dropped = 0
+        self._encoder, self._max_tokens = encoder, max_tokens
+        self._long: LongExamples = long
+        self._usable: list[Example] = []
+        self._too_long: list[int] = []
+
+    def read(self, row: int, conversation: Conversation) -> None:
         try:
-            encoded = encoder.encode(conversation, max_tokens)
-        except NoLabeledTokens:
-            skipped += 1
-            continue
+            encoded = self._encoder.examples(conversation, self._max_tokens)
+        except NoLabeledTokens as error:
+            if not (error.truncated and self._is_too_long(row)):
+                self.skipped += 1
+            return
         except TemplateUnsupported as error:
             raise InvalidData(f"example {row}: {error}") from error
-        truncated += encoded.truncated
-        usable.append(_compact(encoded))
-    if not usable:
-        raise InvalidData(
-            f"none of the {skipped} examples has a token to learn from within {max_tokens} tokens"
-        )
-    held_out = held_out_indices(len(usable), validation_fraction, seed)
-    training = tuple(e for i, e in enumerate(usable) if i not in held_out)
-    validation = tuple(e for i, e in enumerate(usable) if i in held_out)
-    digest = _digest(training, validation)
-    return Examples(training, validation, skipped, truncated, digest)
+        if any(one.truncated for one in encoded) and self._is_too_long(row):
+            return
+        self.truncated += sum(one.truncated for one in encoded)
+        self._usable.extend(_compact(one, row) for one in encoded)
+
+    def finish(self) -> list[Example]:
+        if self._too_long:
+            shown = ", ".join(map(str, self._too_long[:_SHOWN_ROWS]))
+            raise InvalidData(
+                f"{len(self._too_long)} examples are longer than {self._max_tokens} tokens: "
+                f"rows {shown}{', …' if len(self._too_long) > _SHOWN_ROWS else ''}"
+            )
+        if not self._usable:
+            left_out = self.skipped + self.dropped
+            raise InvalidData(
+                f"none of the {left_out} examples has a token to learn from within "
+                f"{self._max_tokens} tokens"
+            )
+        return self._usable
+
+    def _is_too_long(self, row: int) -> bool:
+        """Whether a long example is to be left out; counts it then."""
+        match self._long:
+            case "truncate":
+                return False
+            case "drop":
+                self.dropped += 1
+            case "refuse":
+                self._too_long.append(row)
+        return True
 
 
 def held_out_indices(count: int, fraction: float, seed: int) -> frozenset[int]:
@@ -113,8 +183,9 @@ def _text(content: object) -> str:
     return content
 
 
-def _compact(encoded: EncodedExample) -> Example:
-    return Example(array("i", encoded.token_ids), bytes(encoded.labeled))
+def _compact(encoded: EncodedExample, row: int) -> Example:
+    source = array("i", encoded.source_ids)
+    return Example(array("i", encoded.token_ids), bytes(encoded.labeled), source, row)
 
 
 def _digest(*parts: tuple[Example, ...]) -> str:
@@ -125,4 +196,5 @@ def _digest(*parts: tuple[Example, ...]) -> str:
             digest.update(f"{len(example)}\n".encode())
             digest.update(example.token_ids.tobytes())
             digest.update(example.labeled)
+            digest.update(example.source_ids.tobytes())
     return digest.hexdigest()

@@ -1,7 +1,7 @@
 """The job file: what one run of the engine is told, and how faults in it are reported."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -16,29 +16,14 @@ from pydantic import (
 )
 
 from services.trainer.engine.errors import Fault, InvalidJob
+from services.trainer.engine.fast import Switches
+from services.trainer.engine.methods import Method
 
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
-@dataclass(frozen=True, slots=True)
-class LoraMethod:
-    """Low-rank adapters beside the frozen linear layers (arXiv:2106.09685).
-
-    The update of each layer is `alpha / rank · B A`. No `target_modules` means every linear
-    layer of the decoder's blocks; otherwise they are the last parts of layer names.
-    """
-
-    __pydantic_config__ = _STRICT
-
-    kind: Literal["lora"]
-    rank: Annotated[int, Field(ge=1, le=1024)]
-    alpha: Annotated[float, Field(gt=0, le=4096)]
-    dropout: Annotated[float, Field(ge=0, lt=1)]
-    target_modules: tuple[Annotated[str, Field(min_length=1)], ...]
-
-
-Method = LoraMethod
-"""Becomes a union, told apart by `kind`, when there are more methods."""
+LongExamples = Literal["truncate", "drop", "refuse"]
+"""What becomes of examples over `max_sequence_tokens`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +31,14 @@ class Training:
     """How the method is trained.
 
     `max_steps` counts optimizer steps, or is 0 to train for `epochs` passes over the data.
-    `batch_size` counts examples per step. `evaluate_every` and `checkpoint_every` count steps; 0
-    means only at the end. `max_grad_norm` 0 means no clipping. `validation_fraction` of the
-    examples is held out.
+    `batch_size` counts examples per step, `batch_tokens` (if not 0) the tokens instead, padding
+    included; `micro_batch_tokens` (if not 0) limits what is computed at a time. `evaluate_every`
+    and `checkpoint_every` count steps; 0 means only at the end. `max_grad_norm` 0 means no
+    clipping. `validation_fraction` of the examples is held out, and the first `sample_count` of
+    them are answered at each evaluation. `early_stopping_patience` counts evaluations without a
+    lower held-out loss, 0 is for ever; with it the result is the best of the evaluated models.
+    Of the checkpoints the last `keep_last_checkpoints` stay, the one of the lowest held-out loss,
+    and those of steps divisible by `keep_checkpoint_every` (if not 0).
     """
 
     __pydantic_config__ = _STRICT
@@ -65,6 +55,17 @@ class Training:
     validation_fraction: Annotated[float, Field(ge=0, le=0.5)]
     evaluate_every: Annotated[int, Field(ge=0)]
     checkpoint_every: Annotated[int, Field(ge=0)]
+    batch_tokens: Annotated[int, Field(ge=0, le=16_777_216)] = 0
+    micro_batch_tokens: Annotated[int, Field(ge=0, le=16_777_216)] = 0
+    packing: bool = False
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
+    long_examples: LongExamples = "truncate"
+    early_stopping_patience: Annotated[int, Field(ge=0, le=1000)] = 0
+    keep_last_checkpoints: Annotated[int, Field(ge=1, le=1000)] = 2
+    keep_checkpoint_every: Annotated[int, Field(ge=0)] = 0
+    sample_count: Annotated[int, Field(ge=0, le=16)] = 2
+    sample_max_tokens: Annotated[int, Field(ge=1, le=512)] = 48
 
     @model_validator(mode="after")
     def _has_a_length(self) -> Self:
@@ -75,10 +76,12 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One run. `job` is a label for people; `resume_from` is a checkpoint directory, if any.
+    """One run. `job` is a label for people; `resume_from` is a checkpoint directory, if any;
+    `start_from` the result of an earlier run of the same method to train on from, if any.
 
     `dataset_file` is Parquet with a column `messages` (see `examples`); checkpoints go to
-    `work_dir`/checkpoints, the result to `work_dir`/artifacts.
+    `work_dir`/checkpoints, the result to `work_dir`/artifacts. The run takes `processes`, each of
+    so many `threads`. `switches` turn single gains of speed off, to measure them.
     """
 
     __pydantic_config__ = _STRICT
@@ -92,6 +95,9 @@ class Job:
     method: Method
     training: Training
     threads: Annotated[int, Field(ge=1, le=1024)]
+    processes: Annotated[int, Field(ge=1, le=1024)] = 1
+    start_from: DirectoryPath | None = None
+    switches: Switches = field(default_factory=Switches)
 
     @property
     def checkpoints_dir(self) -> Path:
@@ -114,10 +120,15 @@ def read_job(path: Path) -> Job:
     try:
         return _JOB.validate_json(content)
     except ValidationError as error:
-        faults = (
-            Fault(".".join(map(str, detail["loc"])), detail["msg"]) for detail in error.errors()
-        )
+        faults = (Fault(_path(detail["loc"]), detail["msg"]) for detail in error.errors())
         raise InvalidJob(*faults) from error
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    """Where a fault is. (Behind `method` pydantic puts in the kind, which is no field.)"""
+    if location[:1] == ("method",):
+        location = ("method", *location[2:])
+    return ".".join(map(str, location))
 
 
 def job_json(job: Job) -> str:

@@ -5,32 +5,28 @@ learning rate, the seed its dropout masks. What a step leaves behind is the trai
 parameters, the optimizer's moments and `Progress`, and that is what a checkpoint holds.
 """
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum, auto
 
-from torch import autograd
-
+from services.trainer.engine.batches import Batch
 from services.trainer.engine.checkpoint import (
-    Environment,
-    Identity,
     Progress,
     checkpoint_path,
+    drop_old_checkpoints,
     save_checkpoint,
 )
-from services.trainer.engine.determinism import seed_randomness
-from services.trainer.engine.errors import TrainingDiverged
 from services.trainer.engine.evaluation import evaluate
-from services.trainer.engine.events import CheckpointSaved, Evaluated, EventSink, StepDone
-from services.trainer.engine.examples import Examples
-from services.trainer.engine.job import Job
-from services.trainer.engine.loss import Batch, collate, label_logits, mean_loss
-from services.trainer.engine.model import TunableModel
-from services.trainer.engine.optimizer import Optimizer
-from services.trainer.engine.plan import Plan
-from services.trainer.engine.process import StopRequest
+from services.trainer.engine.events import (
+    CheckpointSaved,
+    Evaluated,
+    Sampled,
+    StepDone,
+)
+from services.trainer.engine.loader import Loader, divided
+from services.trainer.engine.samples import answers
 from services.trainer.engine.schedule import learning_rate
+from services.trainer.engine.state import Run
+from services.trainer.engine.step import take_step
 
 
 class Ending(Enum):
@@ -39,89 +35,61 @@ class Ending(Enum):
     """On request, after a checkpoint."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Run:
-    """Everything that the loop works with. `clock` returns seconds and feeds events only."""
-
-    job: Job
-    examples: Examples
-    plan: Plan
-    total_steps: int
-    model: TunableModel
-    optimizer: Optimizer
-    identity: Identity
-    environment: Environment
-    events: EventSink
-    stop: StopRequest
-    clock: Callable[[], float]
-
-
 def train(run: Run, progress: Progress) -> tuple[Ending, Progress]:
     """Trains from the step after `progress` to the last, with a checkpoint at the last.
 
-    Raises TrainingDiverged, with the parameters as the step before left them.
+    Raises TrainingDiverged, with the parameters as the step before left them, and OutOfMemory.
     """
     training = run.job.training
     first_step = progress.step
     training_seconds = 0.0
     run.model.network.train()
-    while progress.step < run.total_steps:
-        if run.stop.requested:
-            _save(run, progress)
-            return Ending.STOPPED, progress
+    with Loader(run.examples.training, run.plan, run.layout, run.model.device, run.team) as loader:
+        while progress.step < run.total_steps and not stalled(run, progress):
+            if run.team.leader_says(run.stop.requested):
+                _save(run, progress)
+                return Ending.STOPPED, progress
 
-        started = run.clock()
-        step = progress.step + 1
-        examples = [run.examples.training[i] for i in run.plan.batch(step)]
-        batch = collate(examples, run.model.device)
-        rate = learning_rate(step, run.total_steps, training)
-        loss, gradient_norm = _take_step(run, step, batch, rate)
-        best = _min(progress.best_loss, loss)
-        progress = replace(progress, step=step, loss=loss, best_loss=best)
+            started = run.clock()
+            step = progress.step + 1
+            rate = learning_rate(step, run.total_steps, training)
+            outcome, progress = take_step(run, loader, progress, rate)
 
-        seconds = run.clock() - started
-        training_seconds += seconds
-        mean_seconds = training_seconds / (step - first_step)
-        run.events.emit(
-            StepDone(
-                step=step,
-                total_steps=run.total_steps,
-                epoch=run.plan.epochs_done(step),
-                loss=loss,
-                best_loss=best,
-                learning_rate=rate,
-                gradient_norm=gradient_norm,
-                tokens=batch.tokens,
-                tokens_per_second=batch.tokens / max(seconds, 1e-9),
-                progress_percent=100 * step / run.total_steps,
-                eta_seconds=mean_seconds * (run.total_steps - step),
-                step_seconds=seconds,
+            seconds = run.clock() - started
+            training_seconds += seconds
+            mean_seconds = training_seconds / (step - first_step)
+            run.events.emit(
+                StepDone(
+                    step=step,
+                    total_steps=run.total_steps,
+                    epoch=run.plan.epochs_done(step),
+                    loss=outcome.loss,
+                    best_loss=_min(progress.best_loss, outcome.loss),
+                    learning_rate=rate,
+                    gradient_norm=outcome.gradient_norm,
+                    tokens=outcome.tokens,
+                    tokens_per_second=outcome.tokens / max(seconds, 1e-9),
+                    progress_percent=100 * step / run.total_steps,
+                    eta_seconds=mean_seconds * (run.total_steps - step),
+                    step_seconds=seconds,
+                )
             )
-        )
-        if run.examples.validation and _due(step, training.evaluate_every, run.total_steps):
-            progress = _evaluate(run, progress)
-        if _due(step, training.checkpoint_every, run.total_steps):
-            _save(run, progress)
+            if run.examples.validation and _due(step, training.evaluate_every, run.total_steps):
+                progress = _evaluate(run, progress)
+            if stalled(run, progress) or _due(step, training.checkpoint_every, run.total_steps):
+                _save(run, progress)
     return Ending.COMPLETE, progress
 
 
-def _take_step(run: Run, step: int, batch: Batch, rate: float) -> tuple[float, float]:
-    """One optimizer step; returns the loss and the gradient's norm before clipping."""
-    seed_randomness(run.job.seed, "dropout", step, 0)  # 0: the batch is its only micro-batch
-    logits = label_logits(run.model.network, run.model.head, batch)
-    loss = mean_loss(logits, batch.targets)
-    autograd.backward(loss)
-    norm = run.optimizer.clip_gradients()
-    value = float(loss.item())
-    if not (math.isfinite(value) and math.isfinite(norm)):
-        raise TrainingDiverged(step, value, norm)
-    run.optimizer.step(rate)
-    return value, norm
+def stalled(run: Run, progress: Progress) -> bool:
+    """Whether the held-out loss has not fallen for as long as the job has patience."""
+    patience = run.job.training.early_stopping_patience
+    return 0 < patience <= progress.stalled_evaluations
 
 
 def _evaluate(run: Run, progress: Progress) -> Progress:
-    held_out = run.examples.validation
-    result = evaluate(run.model, held_out, run.job.training.batch_size)
+    training, held_out = run.job.training, run.examples.validation
+    result = evaluate(run.model, _held_out_batches(run, progress), run.team)
     best = _min(progress.best_validation_loss, result.loss)
     run.events.emit(
         Evaluated(
@@ -133,11 +101,33 @@ def _evaluate(run: Run, progress: Progress) -> Progress:
             best_loss=best,
         )
     )
-    return replace(progress, validation_loss=result.loss, best_validation_loss=best)
+    if training.sample_count and run.team.rank == 0:
+        shown = held_out[: training.sample_count]
+        samples = answers(run.model, shown, run.encoder, training.sample_max_tokens)
+        run.events.emit(Sampled(progress.step, samples))
+    progress = replace(progress, validation_loss=result.loss)
+    if best == progress.best_validation_loss:
+        return replace(progress, stalled_evaluations=progress.stalled_evaluations + 1)
+    if training.early_stopping_patience:
+        run.best = {name: value.clone() for name, value in run.model.trainable_tensors().items()}
+    return replace(
+        progress, best_validation_loss=best, best_step=progress.step, stalled_evaluations=0
+    )
+
+
+def _held_out_batches(run: Run, progress: Progress) -> list[Batch]:
+    training = run.job.training
+    by_length = sorted(run.examples.validation, key=len)
+    limit = progress.micro_batch_tokens or training.batch_tokens
+    limit = limit or training.batch_size * max(run.plan.lengths)
+    return divided(by_length, run.layout, run.model.device, run.team, limit)
 
 
 def _save(run: Run, progress: Progress) -> None:
-    path = checkpoint_path(run.job.checkpoints_dir, progress.step)
+    if run.team.rank > 0:
+        return
+    training, directory = run.job.training, run.job.checkpoints_dir
+    path = checkpoint_path(directory, progress.step)
     digest = save_checkpoint(
         path,
         progress,
@@ -145,8 +135,11 @@ def _save(run: Run, progress: Progress) -> None:
         run.environment,
         run.model.trainable_tensors(),
         run.optimizer.state(),
+        run.best,
     )
     run.events.emit(CheckpointSaved(progress.step, str(path), digest))
+    kept, every = training.keep_last_checkpoints, training.keep_checkpoint_every
+    drop_old_checkpoints(directory, kept, every, progress.best_step)
 
 
 def _due(step: int, every: int, last: int) -> bool:

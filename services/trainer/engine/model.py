@@ -1,30 +1,27 @@
-"""The base model from its directory, with the method's trainable part attached."""
+"""The base model with the method's trainable part attached, ready to be called."""
 
-import hashlib
-import json
+import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from services.trainer.engine.errors import Fault, InvalidJob
-from services.trainer.engine.job import Method
-from services.trainer.engine.lora import attach_lora
-
-_transformers: Any = transformers  # its auto classes are not typed
+from services.trainer.engine.fast import accelerate
+from services.trainer.engine.job import Job
+from services.trainer.engine.precision import resident_dtype
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TunableModel:
-    """A frozen causal language model with a trainable part.
+    """A language model of which some parameters are trained.
 
     `network` is what is called; `head` the module inside it that makes the logits; `trainable`
-    holds every parameter that changes, by name, sorted by it.
+    holds every parameter that changes, by name, sorted by it. Products are computed in
+    `compute_dtype`. `gains` are the switches of speed that took effect.
     """
 
     network: nn.Module
@@ -32,6 +29,8 @@ class TunableModel:
     trainable: dict[str, nn.Parameter]
     total_parameters: int
     device: torch.device
+    compute_dtype: torch.dtype
+    gains: tuple[str, ...]
 
     @property
     def trainable_parameters(self) -> int:
@@ -47,79 +46,47 @@ class TunableModel:
             for name, parameter in self.trainable.items():
                 parameter.copy_(values[name])
 
+    def arithmetic(self) -> AbstractContextManager[object]:
+        """Where the model is called: float32 parameters are multiplied in `compute_dtype`."""
+        if self.compute_dtype is torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.compute_dtype)
 
-def load_tunable_model(directory: Path, method: Method) -> TunableModel:
-    """Loads in float32 and attaches the method's parameters, drawn from torch's generator.
+    def recompute_activations(self) -> None:
+        """From now on keeps only each block's input and computes the rest again in the backward
+        pass: far less memory for about a third more time."""
+        network: Any = self.network
+        network.activation_checkpointing_enable({"use_reentrant": False})
 
-    Raises InvalidJob if the directory holds no causal model in safetensors, or the method does
-    not fit the model.
+
+def _count(parameter: nn.Parameter) -> int:
+    """The numbers in it; bitsandbytes packs two of 4 bits into a byte."""
+    state: Any = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else math.prod(state.shape)
+
+
+def load_tunable_model(job: Job, compute_dtype: torch.dtype, device: torch.device) -> TunableModel:
+    """Loads the base and attaches the method's parameters, drawn from torch's generator or, if
+    the job starts from an earlier result, read from there.
+
+    Raises InvalidJob if the base cannot be loaded or the method does not fit it.
     """
-    base = _load_base(directory)
+    method = job.method
+    base = method.load(job.base_model_dir, resident_dtype(job, compute_dtype))
     head: nn.Module | None = base.get_output_embeddings()
     if head is None:
         raise InvalidJob(Fault("base_model_dir", "the model has no language-model head"))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = attach_lora(base, method).to(device)
+    network = method.attach(base).to(device)
+    if job.start_from is not None:
+        method.start_from(network, job.start_from)
+    gains = accelerate(network, job.switches, compute_dtype)
     named = {name: p for name, p in network.named_parameters() if p.requires_grad}
     return TunableModel(
         network=network,
         head=base.get_output_embeddings(),
         trainable=dict(sorted(named.items())),
-        total_parameters=sum(p.numel() for p in network.parameters()),
+        total_parameters=sum(map(_count, network.parameters())),
         device=device,
+        compute_dtype=compute_dtype,
+        gains=gains,
     )
-
-
-def base_model_digest(directory: Path) -> str:
-    """A sha256 over the names and contents of the files that make up the base model."""
-    digest = hashlib.sha256()
-    for path in (directory / "config.json", *_weight_files(directory)):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{path.name} {content}\n".encode())
-    return digest.hexdigest()
-
-
-def check_base_model(directory: Path) -> None:
-    """Raises InvalidJob unless a config and safetensors weights are there."""
-    if not (directory / "config.json").is_file():
-        raise InvalidJob(Fault("base_model_dir", "has no config.json"))
-    if not _weight_files(directory):
-        raise InvalidJob(Fault("base_model_dir", "has no *.safetensors file"))
-
-
-def position_limit(directory: Path) -> int | None:
-    """The number of tokens that the model can read at once, if its config tells.
-
-    Raises InvalidJob if the config is not readable.
-    """
-    try:
-        config: dict[str, Any] = json.loads((directory / "config.json").read_bytes())
-        limit = config.get("max_position_embeddings", config.get("n_positions"))
-    except (OSError, ValueError, AttributeError) as error:
-        raise InvalidJob(Fault("base_model_dir", f"config.json: {error}")) from error
-    return limit if isinstance(limit, int) else None
-
-
-def _weight_files(directory: Path) -> list[Path]:
-    return sorted(directory.glob("*.safetensors"))
-
-
-def _load_base(directory: Path) -> Any:
-    check_base_model(directory)
-    try:
-        base, report = _transformers.AutoModelForCausalLM.from_pretrained(
-            directory,
-            dtype=torch.float32,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise InvalidJob(Fault("base_model_dir", f"cannot be loaded: {error}")) from error
-    if report["missing_keys"]:  # they would be random
-        missing = ", ".join(sorted(report["missing_keys"])[:5])
-        raise InvalidJob(Fault("base_model_dir", f"its weights lack {missing}"))
-    base.config.use_cache = False
-    return base

@@ -1,12 +1,14 @@
 """How the engine behaves as a child process: exit codes, its pipe, its signals, its parent."""
 
 import ctypes
+import json
 import logging
 import os
 import signal
 import sys
 import warnings
 from enum import IntEnum
+from pathlib import Path
 from types import FrameType
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -22,6 +24,8 @@ class ExitCode(IntEnum):
     OUT_OF_MEMORY = 4
     CHECKPOINT_REFUSED = 5
     """`resume_from` is damaged or belongs to another run; an older checkpoint may do."""
+    DIVERGED = 6
+    """The loss became infinite or no number; another attempt would do alike."""
     STOPPED = 75
     """Asked to stop by SIGTERM, and did so after a checkpoint (EX_TEMPFAIL of sysexits.h)."""
 
@@ -68,6 +72,16 @@ def quiet_libraries() -> None:
     """Silences what libraries always say, so that an engine's last words are about its end."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def read_threads(path: Path) -> int:
+    """The job's number of threads, or 1 if that cannot be read: libraries want to know it before
+    they are imported, and the job's faults are told by `read_job` afterwards."""
+    try:
+        threads: object = json.loads(path.read_bytes())["threads"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return 1
+    return threads if isinstance(threads, int) and threads > 0 else 1
 
 
 def configure_libraries(threads: int) -> None:

@@ -4,72 +4,89 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import Any
 
 import peft
 import torch
 import transformers
 
-from services.chat.encoder import ChatEncoder
-from services.chat.errors import TemplateUnsupported, TokenizerFilesMissing
-from services.trainer.engine.artifacts import write_adapter
+from services.trainer.engine.artifacts import directory_digest, write_artifacts
+from services.trainer.engine.base_model import (
+    base_model_digest,
+    check_base_model,
+    is_encoder_decoder,
+    position_limit,
+)
+from services.trainer.engine.batches import Layout, packed, padded, paired
 from services.trainer.engine.checkpoint import (
     Checkpoint,
     Environment,
     Identity,
     Progress,
     load_checkpoint,
+    tensors_digest,
 )
 from services.trainer.engine.determinism import prepare_arithmetic, seed_randomness
 from services.trainer.engine.errors import Fault, InvalidJob
-from services.trainer.engine.events import Artifact, EventSink, Finished, LogLine, Started
-from services.trainer.engine.examples import Examples, load_examples
+from services.trainer.engine.events import EventSink, Finished, LogLine, Resumed, Started
+from services.trainer.engine.examples import Examples, load_encoder, load_examples
 from services.trainer.engine.job import Job
-from services.trainer.engine.loop import Ending, Run, train
-from services.trainer.engine.model import (
-    base_model_digest,
-    check_base_model,
-    load_tunable_model,
-    position_limit,
-)
+from services.trainer.engine.loop import Ending, train
+from services.trainer.engine.model import TunableModel, load_tunable_model
 from services.trainer.engine.optimizer import Optimizer
 from services.trainer.engine.plan import Plan
+from services.trainer.engine.precision import compute_dtype
 from services.trainer.engine.process import StopRequest
+from services.trainer.engine.state import Run
+from services.trainer.engine.team import Team
 
 
-def run_job(job: Job, events: EventSink, stop: StopRequest, clock: Callable[[], float]) -> Ending:
+def run_job(
+    job: Job, events: EventSink, stop: StopRequest, clock: Callable[[], float], team: Team
+) -> Ending:
     """Trains, and writes the artifacts unless stopped before the last step.
 
-    Raises InvalidJob, InvalidData, CheckpointRefused and TrainingDiverged.
+    Raises InvalidJob, InvalidData, CheckpointRefused, TrainingDiverged and OutOfMemory.
     """
     precision = prepare_arithmetic(job.threads)
     check_base_model(job.base_model_dir)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     max_tokens = _max_tokens(job)
-    examples = _load_examples(job, max_tokens)
-    plan = Plan(tuple(map(len, examples.training)), job.seed, job.training.batch_size)
+    encoder = load_encoder(job.base_model_dir)
+    examples = load_examples(job.dataset_file, encoder, max_tokens, job.training, job.seed)
+    lengths = tuple(map(len, examples.training))
+    plan = Plan(lengths, job.seed, job.training.batch_size, job.training.batch_tokens)
     identity = _identity(job, examples, plan)
     checkpoint = load_checkpoint(job.resume_from, identity) if job.resume_from else None
 
     seed_randomness(job.seed, "initial weights")
-    model = load_tunable_model(job.base_model_dir, job.method)
+    model = load_tunable_model(job, compute_dtype(job, device), device)
     run = Run(
         job=job,
         examples=examples,
+        encoder=encoder,
+        layout=_layout(job, model),
         plan=plan,
         total_steps=plan.total_steps(job.training.max_steps, job.training.epochs),
         model=model,
         optimizer=Optimizer(model.trainable, job.training),
         identity=identity,
-        environment=_environment(job.threads, model.device, precision),
+        environment=_environment(job, model, precision),
+        team=team,
         events=events,
         stop=stop,
         clock=clock,
     )
-    progress = _restore(run, checkpoint) if checkpoint else Progress()
+    progress = checkpoint.progress if checkpoint else _beginning(job)
     _report_start(run, progress)
     _report_limits(run, max_tokens)
+    if checkpoint:
+        _restore(run, checkpoint)
+    if progress.recompute:
+        model.recompute_activations()
     ending, progress = train(run, progress)
-    if ending is Ending.COMPLETE:
-        events.emit(_finished(progress, write_adapter(model.network, job.artifacts_dir)))
+    if ending is Ending.COMPLETE and team.rank == 0:
+        _finish(run, progress)
     return ending
 
 
@@ -78,22 +95,32 @@ def _max_tokens(job: Job) -> int:
     return min(asked, possible or asked)
 
 
-def _load_examples(job: Job, max_tokens: int) -> Examples:
-    try:
-        encoder = ChatEncoder.load(job.base_model_dir)
-    except (TokenizerFilesMissing, TemplateUnsupported) as error:
-        raise InvalidJob(Fault("base_model_dir", str(error))) from error
-    return load_examples(
-        job.dataset_file,
-        encoder,
-        max_tokens,
-        job.training.validation_fraction,
-        job.seed,
+def _layout(job: Job, model: TunableModel) -> Layout:
+    config: Any = model.network.config
+    if not is_encoder_decoder(job.base_model_dir):
+        return packed if job.training.packing else padded
+    if job.training.packing:
+        raise InvalidJob(Fault("training.packing", "an encoder–decoder cannot be packed"))
+    if config.decoder_start_token_id is None:
+        raise InvalidJob(Fault("base_model_dir", "config.json names no decoder_start_token_id"))
+    return paired(config.decoder_start_token_id)
+
+
+def _beginning(job: Job) -> Progress:
+    return Progress(
+        micro_batch_tokens=job.training.micro_batch_tokens,
+        recompute=job.training.gradient_checkpointing == "on",
     )
 
 
 def _identity(job: Job, examples: Examples, plan: Plan) -> Identity:
-    parts = {"seed": job.seed, "method": asdict(job.method), "training": asdict(job.training)}
+    parts: dict[str, object] = {
+        "seed": job.seed,
+        "method": asdict(job.method),
+        "training": asdict(job.training),
+    }
+    if job.start_from is not None:
+        parts["start_from"] = directory_digest(job.start_from)
     settings = json.dumps(parts, sort_keys=True).encode()
     return Identity(
         settings=hashlib.sha256(settings).hexdigest(),
@@ -103,26 +130,52 @@ def _identity(job: Job, examples: Examples, plan: Plan) -> Identity:
     )
 
 
-def _environment(threads: int, device: torch.device, precision: str) -> Environment:
+def _environment(job: Job, model: TunableModel, precision: str) -> Environment:
     return Environment(
         torch=torch.__version__,
         transformers=transformers.__version__,
         peft=peft.__version__,
-        device=device.type,
-        threads=threads,
+        device=model.device.type,
+        threads=job.threads,
+        processes=job.processes,
         matmul_precision=precision,
+        compute_dtype=str(model.compute_dtype).removeprefix("torch."),
+        gains=model.gains,
     )
 
 
-def _restore(run: Run, checkpoint: Checkpoint) -> Progress:
-    theirs, ours = asdict(checkpoint.environment), asdict(run.environment)
-    changed = [f"{key} {theirs[key]} → {ours[key]}" for key in ours if theirs[key] != ours[key]]
+def _restore(run: Run, checkpoint: Checkpoint) -> None:
+    run.model.set_trainable_tensors(checkpoint.trainable)
+    run.optimizer.restore(checkpoint.optimizer)
+    run.best = checkpoint.best
+    held = tensors_digest(checkpoint.trainable, checkpoint.optimizer)
+    restored = tensors_digest(run.model.trainable_tensors(), run.optimizer.state())
+    before, now = asdict(checkpoint.environment), asdict(run.environment)
+    changed = tuple(f"{key} {before[key]} → {now[key]}" for key in now if before[key] != now[key])
+    run.events.emit(Resumed(checkpoint.progress.step, held, restored, held == restored, changed))
     if changed:
         text = "resuming, but not bit for bit: the checkpoint was made with another "
         run.events.emit(LogLine("warning", text + ", ".join(changed)))
-    run.model.set_trainable_tensors(checkpoint.trainable)
-    run.optimizer.restore(checkpoint.optimizer)
-    return checkpoint.progress
+
+
+def _finish(run: Run, progress: Progress) -> None:
+    loss = progress.validation_loss
+    if run.best is not None:
+        run.model.set_trainable_tensors(run.best)
+        loss = progress.best_validation_loss
+        text = (
+            f"the result is the model of step {progress.best_step}, the best on held-out examples"
+        )
+        run.events.emit(LogLine("info", text))
+    run.events.emit(
+        Finished(
+            steps=progress.step,
+            final_loss=progress.loss,
+            best_loss=progress.best_loss,
+            validation_loss=loss,
+            artifacts=write_artifacts(run.job, run.model),
+        )
+    )
 
 
 def _report_start(run: Run, progress: Progress) -> None:
@@ -134,7 +187,7 @@ def _report_start(run: Run, progress: Progress) -> None:
             epochs=run.plan.epochs_done(run.total_steps),
             training_examples=len(examples.training),
             validation_examples=len(examples.validation),
-            skipped_examples=examples.skipped,
+            skipped_examples=examples.skipped + examples.dropped,
             truncated_examples=examples.truncated,
             trainable_parameters=run.model.trainable_parameters,
             total_parameters=run.model.total_parameters,
@@ -154,17 +207,11 @@ def _report_limits(run: Run, max_tokens: int) -> None:
         notes.append(f"{examples.skipped} examples have no token to learn from and are left out")
     if examples.truncated:
         notes.append(f"{examples.truncated} examples are cut at {max_tokens} tokens")
+    if examples.dropped:
+        notes.append(f"{examples.dropped} examples of over {max_tokens} tokens are left out")
+    if training.validation_fraction and not examples.validation:
+        notes.append("there are too few examples to hold any out")
     if training.warmup_steps >= run.total_steps:
         notes.append(f"the warm-up of {training.warmup_steps} steps outlasts the run")
     for note in notes:
         run.events.emit(LogLine("warning", note))
-
-
-def _finished(progress: Progress, artifacts: tuple[Artifact, ...]) -> Finished:
-    return Finished(
-        steps=progress.step,
-        final_loss=progress.loss,
-        best_loss=progress.best_loss,
-        validation_loss=progress.validation_loss,
-        artifacts=artifacts,
-    )

@@ -50,7 +50,11 @@ def make_agent(config: NodeConfig, channel: grpc.aio.Channel, bus: Bus, blobs: B
     leases = GrpcLeases(NodeLeaseServiceStub(channel), config.node_name, new_uid)
     directories = Directories(blobs, config.cache_dir)
     attempt_settings = AttemptSettings(
-        config.work_dir, config.engine_threads, config.engine_grace_s, config.storage_patience_s
+        work_dir=config.work_dir,
+        threads=config.engine_threads,
+        processes=config.engine_processes,
+        grace_s=config.engine_grace_s,
+        storage_patience_s=config.storage_patience_s,
     )
 
     def start_attempt(lease: Lease) -> Attempt:

@@ -54,6 +54,7 @@ class AttemptSettings:
 
     work_dir: Path
     threads: int
+    processes: int
     grace_s: float
     storage_patience_s: float
     engine: Sequence[str] = ENGINE
@@ -170,6 +171,7 @@ class Attempt:
                 lambda: self._directories.cached_file(digest, ".parquet")
             ),
             "work_dir": self._directory,
+            "start_from": await self._patiently(self._start),
         }
         return await self._patiently(self._resume), paths
 
@@ -179,6 +181,10 @@ class Attempt:
                 return await self._directories.cached(manifest_digest)
             case HubBase(repository, revision):
                 return await self._directories.cached_hub_model(repository, revision)
+
+    async def _start(self) -> Path | None:
+        digest = self._lease.start_manifest_digest
+        return await self._directories.cached(digest) if digest else None
 
     async def _resume(self) -> Path | None:
         digest = self._lease.resume_checkpoint
@@ -199,10 +205,14 @@ class Attempt:
         _log.warning("attempt.begins_anew", job=self._lease.job, error=why)
         self._failure = None
 
+    def _job_file(self, paths: dict[str, Path | None]) -> str:
+        settings = self._settings
+        return translation.job_file(self._lease, paths, settings.threads, settings.processes)
+
     async def _run_engine(self, paths: dict[str, Path | None]) -> EngineExit:
         """Runs one to its end."""
         job_file = self._directory / "job.json"
-        job_file.write_text(translation.job_file(self._lease, paths, self._settings.threads))
+        job_file.write_text(self._job_file(paths))
         engine = self._engine = await EngineProcess.start(job_file, self._settings.engine)
         if self._stop_cause is not None:  # it came while there was no engine to be told
             self._stop_engine()
@@ -229,18 +239,33 @@ class Attempt:
             case "eval":
                 self._last_evaluation = event
                 self._telemetry.add(translation.evaluation(event))
+            case "samples":
+                self._telemetry.add(translation.samples(event))
+            case "resumed":
+                self._telemetry.add(translation.resumed(event))
             case "log":
                 self._telemetry.add(translation.log_line(event))
             case "checkpoint":
-                saved = translation.saved_checkpoint(event)
-                self._storing = asyncio.create_task(self._store_checkpoint(saved, self._storing))
-                self._storing.add_done_callback(self._stop_if_unstored)
+                self._take_checkpoint(translation.saved_checkpoint(event))
             case "finished":
                 self._metrics = translation.metrics(event, self._last_evaluation)
             case "failed":
                 self._failure = translation.failure(event)
             case unknown:
                 raise ValueError(unknown)
+
+    def _take_checkpoint(self, saved: translation.SavedCheckpoint) -> None:
+        """Puts it out of reach of the engine, which drops old ones however long they wait here."""
+        directory = self._directory / "storing" / saved.directory.name
+        directory.parent.mkdir(exist_ok=True)
+        try:
+            saved.directory.rename(directory)
+        except FileNotFoundError:
+            _log.warning("attempt.checkpoint_dropped", job=self._lease.job, step=saved.step)
+            return
+        taken = translation.SavedCheckpoint(saved.step, directory)
+        self._storing = asyncio.create_task(self._store_checkpoint(taken, self._storing))
+        self._storing.add_done_callback(self._stop_if_unstored)
 
     async def _store_checkpoint(
         self, saved: translation.SavedCheckpoint, earlier: asyncio.Task[None] | None

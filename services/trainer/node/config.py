@@ -18,8 +18,9 @@ def _host_id() -> str:
 class NodeConfig:
     """`work_dir` holds the running attempts, `cache_dir` base models and datasets by digest.
 
-    `engine_grace_s`: how long a stopping engine may take; `storage_patience_s`: how long an
-    attempt waits for a blob store that is away.
+    An engine is `engine_processes`, each of `engine_threads`. `engine_grace_s`: how long a
+    stopping one may take; `storage_patience_s`: how long an attempt waits for a blob store that
+    is away.
     """
 
     blobs_url: str
@@ -29,6 +30,7 @@ class NodeConfig:
     work_dir: Path = Path("anneal-data/node/work")
     cache_dir: Path = Path("anneal-data/node/cache")
     engine_threads: int = 1
+    engine_processes: int = 1
     claim_wait_s: float = 20.0
     engine_grace_s: float = 30.0
     storage_patience_s: float = 300.0

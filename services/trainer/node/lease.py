@@ -32,7 +32,8 @@ class HubBase:
 class Lease:
     """The right to train a job until `duration_s` after the last heartbeat.
 
-    `method` and `training` are the engine's own fields, every default resolved.
+    `method` and `training` are the engine's own fields, every default resolved. With
+    `start_manifest_digest` the training goes on from the result that this manifest lists.
     """
 
     job: str
@@ -44,6 +45,7 @@ class Lease:
     seed: int
     method: dict[str, object]
     training: dict[str, object]
+    start_manifest_digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Cause(Enum):
     ENGINE_KILLED = auto()
     OUT_OF_MEMORY = auto()
     INVALID_JOB = auto()
+    DIVERGED = auto()
     STORAGE = auto()
     NODE_STOPPING = auto()
     CANCELLED = auto()

@@ -10,10 +10,10 @@ from google.rpc.status_pb2 import Status
 
 from anneal.registry.v1 import base_model_pb2
 from anneal.trainer.v1 import node_lease_service_pb2 as pb
-from anneal.trainer.v1 import tuning_job_pb2
 from services.common.directories import hub_digest
 from services.common.faults import Unavailable
 from services.common.ids import NewId
+from services.trainer.node import engine_settings
 from services.trainer.node.lease import (
     Cause,
     Failure,
@@ -39,14 +39,10 @@ _CAUSES = {
     Cause.ENGINE_KILLED: pb.FailTuningJobRequest.CAUSE_ENGINE_KILLED,
     Cause.OUT_OF_MEMORY: pb.FailTuningJobRequest.CAUSE_OUT_OF_MEMORY,
     Cause.INVALID_JOB: pb.FailTuningJobRequest.CAUSE_INVALID_JOB,
+    Cause.DIVERGED: pb.FailTuningJobRequest.CAUSE_DIVERGED,
     Cause.STORAGE: pb.FailTuningJobRequest.CAUSE_STORAGE,
     Cause.NODE_STOPPING: pb.FailTuningJobRequest.CAUSE_NODE_STOPPING,
     Cause.CANCELLED: pb.FailTuningJobRequest.CAUSE_CANCELLED,
-}
-_SCHEDULES = {
-    tuning_job_pb2.TrainingParameters.SCHEDULE_COSINE: "cosine",
-    tuning_job_pb2.TrainingParameters.SCHEDULE_LINEAR: "linear",
-    tuning_job_pb2.TrainingParameters.SCHEDULE_CONSTANT: "constant",
 }
 _PASSING = (
     grpc.StatusCode.UNAVAILABLE,
@@ -156,8 +152,9 @@ def _lease(message: pb.Lease) -> Lease:
         base=_base(message.base_model),
         resume_checkpoint=message.resume_checkpoint,
         seed=job.seed,
-        method=_method(job),
-        training=_training(job.training),
+        method=engine_settings.method(job),
+        training=engine_settings.training(job),
+        start_manifest_digest=message.start_manifest_digest,
     )
 
 
@@ -166,33 +163,6 @@ def _base(source: base_model_pb2.BaseModelSource) -> LocalBase | HubBase:
         repository, revision = source.hub.repository, source.hub.revision
         return HubBase(repository, revision, hub_digest(repository, revision))
     return LocalBase(source.manifest_digest)
-
-
-def _method(job: tuning_job_pb2.TuningJob) -> dict[str, object]:
-    return {
-        "kind": "lora",
-        "rank": job.lora.rank,
-        "alpha": job.lora.alpha,
-        "dropout": job.lora.dropout,
-        "target_modules": list(job.lora.target_modules),
-    }
-
-
-def _training(message: tuning_job_pb2.TrainingParameters) -> dict[str, object]:
-    return {
-        "max_steps": message.max_steps,
-        "epochs": message.epochs,
-        "batch_size": message.batch_size,
-        "learning_rate": message.learning_rate,
-        "warmup_steps": message.warmup_steps,
-        "schedule": _SCHEDULES[message.schedule],
-        "weight_decay": message.weight_decay,
-        "max_grad_norm": message.max_gradient_norm,
-        "max_sequence_tokens": message.max_sequence_tokens,
-        "validation_fraction": message.validation_fraction,
-        "evaluate_every": message.evaluate_every,
-        "checkpoint_every": message.checkpoint_every,
-    }
 
 
 def _duration(seconds: float) -> Duration:

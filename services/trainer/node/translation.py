@@ -1,7 +1,7 @@
 """Engine events → the protos that watchers see, and a lease → the engine's job file."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -13,6 +13,9 @@ from services.trainer.node.engine import EngineEvent
 from services.trainer.node.lease import Cause, Failure, Lease, StoredCheckpoint
 
 _MESSAGE_LIMIT = 4096
+_SAMPLES_LIMIT = 16
+_SAMPLE_TEXT_LIMIT = 1024
+"""Characters, so that an event is never larger than 200 kB, and mostly far smaller."""
 _LEVELS = {
     "info": pb.LogLine.LEVEL_INFO,
     "warning": pb.LogLine.LEVEL_WARNING,
@@ -22,6 +25,7 @@ _FAILURES = {
     "out_of_memory": Cause.OUT_OF_MEMORY,
     "invalid_job": Cause.INVALID_JOB,
     "invalid_data": Cause.INVALID_JOB,
+    "diverged": Cause.DIVERGED,
     "error": Cause.ENGINE_ERROR,
 }
 
@@ -69,6 +73,27 @@ def evaluation(event: EngineEvent) -> pb.TuningJobEvent:
             token_accuracy=_float(event, "token_accuracy"),
             examples=_int(event, "examples"),
             tokens=_int(event, "tokens"),
+        ),
+    )
+
+
+def samples(event: EngineEvent) -> pb.TuningJobEvent:
+    told = cast(Sequence[EngineEvent], event["samples"])[:_SAMPLES_LIMIT]
+    return pb.TuningJobEvent(
+        time=_time(event),
+        samples=pb.Samples(step=_int(event, "step"), samples=[_sample(one) for one in told]),
+    )
+
+
+def resumed(event: EngineEvent) -> pb.TuningJobEvent:
+    return pb.TuningJobEvent(
+        time=_time(event),
+        resumed=pb.TrainingResumed(
+            step=_int(event, "step"),
+            checkpoint_digest=_text(event, "checkpoint_digest"),
+            restored_digest=_text(event, "restored_digest"),
+            exact=event["exact"] is True,
+            environment_changes=cast(Sequence[str], event["environment"]),
         ),
     )
 
@@ -125,7 +150,7 @@ def metrics(finished: EngineEvent, last_evaluation: EngineEvent | None) -> dict[
     return {name: float(cast(float, value)) for name, value in figures.items() if value is not None}
 
 
-def job_file(lease: Lease, paths: Mapping[str, Path | None], threads: int) -> str:
+def job_file(lease: Lease, paths: Mapping[str, Path | None], threads: int, processes: int) -> str:
     """The engine's job file. `paths` are its path fields; one that is None is written as null."""
     return json.dumps(
         {
@@ -135,6 +160,7 @@ def job_file(lease: Lease, paths: Mapping[str, Path | None], threads: int) -> st
             "method": lease.method,
             "training": lease.training,
             "threads": threads,
+            "processes": processes,
         },
         indent=2,
         sort_keys=True,
@@ -145,6 +171,23 @@ def _time(event: EngineEvent) -> Timestamp:
     time = Timestamp()
     time.FromNanoseconds(int(1e9 * _float(event, "time")))
     return time
+
+
+def _sample(told: EngineEvent) -> pb.Sample:
+    return pb.Sample(
+        prompt=_end(_text(told, "prompt")),
+        expected=_beginning(_text(told, "expected")),
+        output=_beginning(_text(told, "output")),
+    )
+
+
+def _beginning(text: str) -> str:
+    return text if len(text) <= _SAMPLE_TEXT_LIMIT else f"{text[: _SAMPLE_TEXT_LIMIT - 1]}…"
+
+
+def _end(text: str) -> str:
+    """Of a prompt, what was said last."""
+    return text if len(text) <= _SAMPLE_TEXT_LIMIT else f"…{text[1 - _SAMPLE_TEXT_LIMIT :]}"
 
 
 def _int(event: EngineEvent, field: str) -> int:

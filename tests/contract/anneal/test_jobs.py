@@ -8,8 +8,13 @@ import pytest
 
 from anneal.client import Client
 from anneal.errors import DataLoss, DeadlineExceeded, NotFound, Unavailable
+from anneal.jobs import Method
 from anneal.trainer.v1.tuning_job_pb2 import (
+    AdapterMethod,
+    FullMethod,
     LoraMethod,
+    PrefixMethod,
+    QloraMethod,
     TrainingParameters,
     TuningJob,
     TuningJobEvent,
@@ -146,3 +151,22 @@ def test_a_job_is_created_from_short_names(client: Client, world: World) -> None
 def test_a_method_is_chosen_even_without_its_settings(client: Client, world: World) -> None:
     client.jobs.create("support", "tiny-base")
     assert world.requests("CreateTuningJob")[0].tuning_job.WhichOneof("method") == "lora"
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [
+        (FullMethod(), "full"),
+        (LoraMethod(rank=4), "lora"),
+        (QloraMethod(), "qlora"),
+        (PrefixMethod(prefix_length=5), "prefix"),
+        (AdapterMethod(), "adapter"),
+    ],
+)
+def test_a_job_is_created_with_the_method_given(
+    client: Client, world: World, method: Method, kind: str
+) -> None:
+    client.jobs.create("support", "tiny-base", method=method)
+    job = world.requests("CreateTuningJob")[0].tuning_job
+    assert job.WhichOneof("method") == kind
+    assert getattr(job, kind) == method

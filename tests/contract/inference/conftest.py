@@ -1,6 +1,7 @@
-"""A running InferenceService over the real worker, beside a registry that knows four names."""
+"""A running InferenceService over the real worker, beside a registry that knows a few names."""
 
-from collections.abc import AsyncGenerator
+import shutil
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,19 +32,28 @@ from services.inference.adapters.local_backend import LocalBackend
 from services.inference.adapters.registry import RegistryCatalog
 from services.inference.domain.answers import Answers
 from services.inference.servicer import InferenceServicer
+from services.tuners import PrefixConfig
 
 BASE_DIR = Path(__file__).parents[3] / "examples" / "tiny-base"
 BASE = "baseModels/tiny-base"
 VERSION = "projects/p/models/m/versions/v-1"
+PREFIX_VERSION = "projects/p/models/m/versions/v-prefix"
+WHOLE_VERSION = "projects/p/models/m/versions/v-whole"
 ALIAS = "projects/p/models/m/aliases/champion"
 
 
 class Registry(RegistryServiceServicer):
     """The three answers of the registry that inference asks for, over the wire."""
 
-    def __init__(self, base_digest: str, adapter_digest: str, hub_revision: str = "") -> None:
+    def __init__(
+        self,
+        base_digest: str,
+        adapter_digest: str,
+        hub_revision: str = "",
+        other_versions: Mapping[str, str] | None = None,
+    ) -> None:
         self._base_digest = base_digest
-        self._adapter_digest = adapter_digest
+        self._digests = {VERSION: adapter_digest, **(other_versions or {})}
         self._lineage = model_pb2.Lineage(base_model=BASE, base_model_digest=base_digest)
         self._hub_revision = hub_revision
 
@@ -67,11 +77,11 @@ class Registry(RegistryServiceServicer):
     async def GetModelVersion(
         self, request: registry_service_pb2.GetModelVersionRequest, context: Any
     ) -> model_pb2.ModelVersion:
-        if request.name != VERSION:
+        if request.name not in self._digests:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such version")
         return model_pb2.ModelVersion(
-            name=VERSION,
-            manifest_digest=self._adapter_digest,
+            name=request.name,
+            manifest_digest=self._digests[request.name],
             lineage=self._lineage,
         )
 
@@ -108,24 +118,60 @@ def adapter_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.fixture(scope="session")
+def prefix_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prefix that changes every answer."""
+    directory = tmp_path_factory.mktemp("prefix")
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(BASE_DIR, dtype=torch.float32)
+    tuned = get_peft_model(model, PrefixConfig(prefix_length=16))
+    for name, parameter in tuned.named_parameters():
+        if "kv_prefix_" in name:
+            torch.nn.init.normal_(parameter, std=4.0)
+    tuned.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def whole_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole model, every weight of which is another than the base's."""
+    directory = tmp_path_factory.mktemp("whole") / "model"
+    shutil.copytree(BASE_DIR, directory)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(BASE_DIR, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    model.save_pretrained(directory)
+    return directory
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def platform(
-    tmp_path_factory: pytest.TempPathFactory, adapter_dir: Path
+    tmp_path_factory: pytest.TempPathFactory, adapter_dir: Path, prefix_dir: Path, whole_dir: Path
 ) -> AsyncGenerator[Platform]:
     """One for all tests of a module: a worker takes seconds to load torch."""
-    async with serving(tmp_path_factory.mktemp("platform"), adapter_dir) as platform:
+    others = {PREFIX_VERSION: prefix_dir, WHOLE_VERSION: whole_dir}
+    async with serving(tmp_path_factory.mktemp("platform"), adapter_dir, others) as platform:
         yield platform
 
 
 @asynccontextmanager
-async def serving(directory: Path, adapter_dir: Path) -> AsyncGenerator[Platform]:
+async def serving(
+    directory: Path, adapter_dir: Path, others: Mapping[str, Path] | None = None
+) -> AsyncGenerator[Platform]:
     directories = Directories(ObstoreBlobs.open("memory://"), directory / "cache")
     base = await directories.store(BASE_DIR, {})
     adapter = await directories.store(adapter_dir, {})
+    other_versions = {
+        name: (await directories.store(artifacts, {})).manifest_digest
+        for name, artifacts in (others or {}).items()
+    }
     registry_server = grpc.aio.server()
-    add_RegistryServiceServicer_to_server(
-        Registry(base.manifest_digest, adapter.manifest_digest), registry_server
+    registry = Registry(
+        base.manifest_digest, adapter.manifest_digest, other_versions=other_versions
     )
+    add_RegistryServiceServicer_to_server(registry, registry_server)
     port = registry_server.add_insecure_port("127.0.0.1:0")
     await registry_server.start()
     backend = LocalBackend(directories, threads=1)

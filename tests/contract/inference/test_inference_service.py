@@ -11,7 +11,15 @@ import pytest
 
 from anneal.common.v1.conversation_pb2 import ROLE_ASSISTANT, ROLE_USER, ChatMessage
 from anneal.inference.v1 import inference_service_pb2 as pb
-from tests.contract.inference.conftest import ALIAS, BASE, VERSION, Platform, serving
+from tests.contract.inference.conftest import (
+    ALIAS,
+    BASE,
+    PREFIX_VERSION,
+    VERSION,
+    WHOLE_VERSION,
+    Platform,
+    serving,
+)
 from tests.contract.refusals import Refusal
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -44,6 +52,27 @@ async def test_base_version_and_alias_answer_by_name(platform: Platform) -> None
     assert (alias.text, alias.model) == (version.text, VERSION)
     assert base_again.text == base.text
     assert base.model == BASE
+
+
+async def test_versions_of_every_sort_answer_in_turn_and_none_disturbs_another(
+    platform: Platform,
+) -> None:
+    names = [BASE, VERSION, PREFIX_VERSION, WHOLE_VERSION]
+
+    async def asked(name: str) -> tuple[str, float]:
+        answer = await platform.stub.GenerateText(ask(name))
+        score = await platform.stub.ScoreConversation(
+            pb.ScoreConversationRequest(parent="projects/p", model=name, messages=ANSWERED)
+        )
+        assert answer.model == score.model == name
+        return answer.text, score.loss_sum
+
+    once = {name: await asked(name) for name in names}
+    again = {name: await asked(name) for name in reversed(names)}
+
+    assert again == once
+    assert len({text for text, _ in once.values()}) == len(names)
+    assert len({loss for _, loss in once.values()}) == len(names)
 
 
 async def test_the_streamed_pieces_are_the_whole_answer(platform: Platform) -> None:

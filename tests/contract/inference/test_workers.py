@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import T5Config, T5ForConditionalGeneration
 
 from services.common.blobs import ObstoreBlobs
 from services.common.directories import Directories
@@ -131,6 +132,37 @@ async def test_closing_an_answer_whose_worker_died_raises_nothing(host: Host) ->
     await pieces.aclose()
 
     assert await host.text(host.base)
+
+
+async def test_an_encoder_decoder_answers_without_a_chat_template(tmp_path: Path) -> None:
+    base_dir = tmp_path / "t5"
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=3072,
+        d_model=16,
+        d_kv=8,
+        d_ff=32,
+        num_layers=1,
+        num_heads=2,
+        decoder_start_token_id=0,
+        eos_token_id=4,
+    )
+    T5ForConditionalGeneration(config).save_pretrained(base_dir)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(BASE_DIR / name, base_dir / name)
+    directories = Directories(ObstoreBlobs.open("memory://"), tmp_path / "cache")
+    base = await directories.store(base_dir, {})
+    model = ServedModel(BASE, LocalBase(base.manifest_digest))
+    host = Host(LocalBackend(directories, threads=1), directories, model)
+
+    texts = [await host.text(model) for _ in range(2)]
+    score = await host.backend.score(model, ANSWERED)
+    await host.backend.close()
+
+    assert texts[0]
+    assert texts[0] == texts[1]
+    assert score.token_count > 3
+    assert 0 < score.loss_sum < 100 * score.token_count
 
 
 async def test_who_gives_up_while_a_base_loads_does_not_undo_the_loading(tmp_path: Path) -> None:

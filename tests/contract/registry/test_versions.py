@@ -49,6 +49,19 @@ async def test_a_job_becomes_a_version_with_its_whole_lineage(caller: Any) -> No
     assert version.metrics["validation_loss"] != version.metrics["validation_loss"]  # NaN
 
 
+async def test_a_version_says_which_one_it_was_continued_from(caller: Any) -> None:
+    first = await caller.registered("first")
+    event = await caller.finished("second")
+    event.job.start_version = first.name
+    await caller.announce(event)
+    while len(await ordinals(caller)) < 2:
+        await asyncio.sleep(0.02)
+
+    second = await caller.version(f"{MODEL}/versions/latest")
+
+    assert (first.lineage.start_version, second.lineage.start_version) == ("", first.name)
+
+
 async def test_the_model_is_made_with_its_first_version(caller: Any, clock: Any) -> None:
     refusal = await caller.refusal(caller.stub.GetModel(pb.GetModelRequest(name=MODEL)))
     assert (refusal.code, refusal.reason) == ("NOT_FOUND", "MODEL_NOT_FOUND")

@@ -21,7 +21,13 @@ from services.trainer.control.domain.drafts import Specification
 from services.trainer.control.domain.node_leases import LeasePolicy
 from services.trainer.control.domain.signals import Signals
 from services.trainer.control.wiring import Parts, control
-from tests.contract.trainer_control.world import FAST, World, known_base_models, known_datasets
+from tests.contract.trainer_control.world import (
+    FAST,
+    World,
+    known_base_models,
+    known_datasets,
+    known_model_versions,
+)
 
 
 @asynccontextmanager
@@ -47,7 +53,7 @@ async def serve(database_url: str, memory_bus: MemoryBus) -> Serve:
         signals = Signals()
         store = Store(open_engine(database_url), trainer_tables(signals))
         datasets = known_datasets()
-        specification = Specification(datasets, known_base_models())
+        specification = Specification(datasets, known_base_models(), known_model_versions())
         parts = Parts(store, bus, signals, specification, PageTokens(b"s" * 16))
         whole = control(parts, policy, watch_poll_s)
         settings = ServerSettings(drain_s=0, grace_s=0.5)

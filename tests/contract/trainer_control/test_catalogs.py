@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -14,7 +15,7 @@ from anneal.dataset.v1.dataset_service_pb2_grpc import (
     DatasetServiceStub,
     add_DatasetServiceServicer_to_server,
 )
-from anneal.registry.v1 import base_model_pb2, registry_service_pb2
+from anneal.registry.v1 import base_model_pb2, model_pb2, registry_service_pb2
 from anneal.registry.v1.registry_service_pb2_grpc import (
     RegistryServiceServicer,
     RegistryServiceStub,
@@ -23,9 +24,18 @@ from anneal.registry.v1.registry_service_pb2_grpc import (
 from anneal.transport import open_channel
 from services.common.faults import Unavailable
 from services.common.testing.free_port import free_port
-from services.trainer.control.adapters.catalogs import GrpcBaseModels, GrpcDatasets
+from services.trainer.control.adapters.catalogs import (
+    GrpcBaseModels,
+    GrpcDatasets,
+    GrpcModelVersions,
+)
 from services.trainer.control.domain.job import HubSource, ManifestSource
-from services.trainer.control.domain.names import BaseModelName, DatasetVersionName
+from services.trainer.control.domain.names import (
+    BaseModelName,
+    DatasetVersionName,
+    ModelAliasName,
+    ModelVersionName,
+)
 
 LATEST = DatasetVersionName("default", "support", "latest")
 TINY = BaseModelName("tiny-base")
@@ -37,8 +47,12 @@ SOURCES = {
 }
 
 
+VERSION = ModelVersionName("default", "support", "v-1")
+CHAMPION = ModelAliasName("default", "support", "champion")
+
+
 class Peers(DatasetServiceServicer, RegistryServiceServicer):
-    """Both services: one dataset version, two base models."""
+    """Both services: one dataset version, two base models, a model version and its alias."""
 
     async def GetDatasetVersion(
         self, request: dataset_service_pb2.GetDatasetVersionRequest, context: Any
@@ -55,6 +69,26 @@ class Peers(DatasetServiceServicer, RegistryServiceServicer):
             await context.abort(grpc.StatusCode.NOT_FOUND, "no")
         source = SOURCES[request.name]
         return base_model_pb2.BaseModel(name=request.name, digest="cd" * 32, source=source)
+
+    async def GetModelAlias(
+        self, request: registry_service_pb2.GetModelAliasRequest, context: Any
+    ) -> model_pb2.ModelAlias:
+        if request.name != str(CHAMPION):
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no")
+        return model_pb2.ModelAlias(name=request.name, version=str(VERSION))
+
+    async def GetModelVersion(
+        self, request: registry_service_pb2.GetModelVersionRequest, context: Any
+    ) -> model_pb2.ModelVersion:
+        if request.name not in (str(VERSION), str(replace(VERSION, version="latest"))):
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no")
+        found = model_pb2.ModelVersion(name=str(VERSION), manifest_digest="ef" * 32)
+        found.lineage.base_model, found.lineage.base_model_digest = str(TINY), "cd" * 32
+        found.lineage.method = "adapter"
+        found.lineage.hyperparameters.update(
+            {"adapter_size": 64, "placement": "pfeiffer", "packing": False, "seed": 7}
+        )
+        return found
 
 
 @pytest.fixture
@@ -77,6 +111,12 @@ async def catalogs(address: str) -> AsyncGenerator[tuple[GrpcDatasets, GrpcBaseM
         )
 
 
+@asynccontextmanager
+async def model_versions(address: str) -> AsyncGenerator[GrpcModelVersions]:
+    async with open_channel(address) as channel:
+        yield GrpcModelVersions(RegistryServiceStub(channel))
+
+
 async def test_the_latest_version_is_resolved_to_a_real_one(peers: str) -> None:
     async with catalogs(peers) as (datasets, _):
         version = await datasets.resolve(LATEST)
@@ -95,6 +135,30 @@ async def test_a_base_model_comes_with_its_source(peers: str) -> None:
     assert hub is not None
     assert local.source == ManifestSource("ee" * 32)
     assert hub.source == HubSource("owner/name", "0" * 40)
+
+
+@pytest.mark.parametrize("name", [VERSION, replace(VERSION, version="latest"), CHAMPION], ids=str)
+async def test_a_model_version_comes_with_what_it_was_made_of(
+    peers: str, name: ModelVersionName | ModelAliasName
+) -> None:
+    async with model_versions(peers) as versions:
+        found = await versions.resolve(name)
+
+    assert found is not None
+    assert (found.name, found.manifest_digest, found.method) == (VERSION, "ef" * 32, "adapter")
+    assert (found.base_model, found.base_model_digest) == (str(TINY), "cd" * 32)
+    assert found.hyperparameters["placement"] == "PFEIFFER"
+    assert found.hyperparameters["adapter_size"] == 64
+
+
+async def test_a_model_version_that_is_not_there_or_not_to_be_asked_for(peers: str) -> None:
+    async with model_versions(peers) as versions:
+        assert await versions.resolve(replace(VERSION, version="v-2")) is None
+        assert await versions.resolve(replace(CHAMPION, alias="nobody")) is None
+    async with model_versions(f"127.0.0.1:{free_port()}") as versions:
+        for name in (VERSION, CHAMPION):
+            with pytest.raises(Unavailable):
+                await versions.resolve(name)
 
 
 async def test_what_a_peer_does_not_know_is_not_there(peers: str) -> None:

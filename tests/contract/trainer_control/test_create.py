@@ -8,7 +8,7 @@ import pytest
 
 from anneal.trainer.v1 import tuning_job_pb2 as job_pb
 from anneal.trainer.v1 import tuning_job_service_pb2 as service_pb
-from tests.contract.trainer_control.world import DIGEST, PARENT, World, refused
+from tests.contract.trainer_control.world import ADAPTER, DIGEST, PARENT, World, refused
 
 
 async def test_a_new_job_is_queued_with_every_default_resolved(world: World) -> None:
@@ -31,6 +31,12 @@ async def test_a_new_job_is_queued_with_every_default_resolved(world: World) -> 
         validation_fraction=0.1,
         evaluate_every=50,
         checkpoint_every=50,
+        precision=job_pb.TrainingParameters.PRECISION_AUTO,
+        gradient_checkpointing=job_pb.TrainingParameters.CHECKPOINTING_AUTO,
+        long_examples=job_pb.TrainingParameters.OVERLENGTH_TRUNCATE,
+        keep_last_checkpoints=2,
+        sample_count=2,
+        sample_max_tokens=48,
     )
     assert (job.max_attempts, job.attempt, job.seed) == (3, 0, 0)
     assert job.create_time == job.update_time
@@ -104,7 +110,102 @@ async def test_a_job_without_a_method_is_refused(world: World) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
         await world.create(lora=None)
 
-    assert refused(refusal).reason_of == {"tuning_job.lora": "MISSING"}
+    assert refused(refusal).reason_of == {"tuning_job.method": "MISSING"}
+    assert "set one of full, lora, qlora, prefix and adapter" in str(refusal.value.details())
+
+
+async def test_a_job_of_each_method_is_kept_and_leased_as_it_was_answered(world: World) -> None:
+    houlsby = job_pb.AdapterMethod.PLACEMENT_HOULSBY
+    methods = {
+        "full": (job_pb.FullMethod(), 2e-5),
+        "lora": (job_pb.LoraMethod(rank=4, rslora=True), 2e-4),
+        "qlora": (job_pb.QloraMethod(bits=8, double_quantization=False), 2e-4),
+        "prefix": (job_pb.PrefixMethod(prefix_length=7), 3e-2),
+        "adapter": (job_pb.AdapterMethod(placement=houlsby), 1e-3),
+    }
+    for kind, (method, learning_rate) in methods.items():
+        created = await world.create(**{"lora": None, kind: method})
+
+        assert created.WhichOneof("method") == kind
+        assert created.training.learning_rate == learning_rate
+        assert await world.get(created.name) == created
+        lease = await world.claim()
+        assert lease is not None
+        assert getattr(lease.job, kind) == getattr(created, kind)
+        assert lease.job.training == created.training
+
+
+async def test_a_fault_is_named_under_the_method_that_was_chosen(world: World) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await world.create(
+            lora=None,
+            qlora=job_pb.QloraMethod(bits=5, rank=0),
+            training=job_pb.TrainingParameters(early_stopping_patience=2, evaluate_every=0),
+        )
+
+    assert set(refused(refusal).reason_of) == {
+        "tuning_job.qlora.bits",
+        "tuning_job.qlora.rank",
+        "tuning_job.training.early_stopping_patience",
+    }
+
+
+VERSION = f"{PARENT}/models/support/versions/v-fedcba0987654321"
+CHAMPION = f"{PARENT}/models/support/aliases/champion"
+
+
+@pytest.mark.parametrize("asked", [VERSION, CHAMPION])
+async def test_a_job_goes_on_from_the_version_that_was_meant_when_it_was_created(
+    world: World, asked: str
+) -> None:
+    created = await world.create(start_version=asked)
+
+    assert created.start_version == VERSION
+    assert await world.get(created.name) == created
+    lease = await world.claim()
+    assert lease is not None
+    assert lease.start_manifest_digest == ADAPTER
+    assert lease.job.start_version == VERSION
+
+
+async def test_a_job_without_a_start_version_is_leased_without_one(world: World) -> None:
+    assert (await world.create()).start_version == ""
+    lease = await world.claim()
+    assert lease is not None
+    assert lease.start_manifest_digest == ""
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        (f"{PARENT}/models/support/versions/v-0", "START_VERSION_NOT_FOUND"),
+        (f"{PARENT}/models/support/aliases/nobody", "START_VERSION_NOT_FOUND"),
+        (VERSION.replace("default", "other"), "OTHER_PROJECT"),
+        (CHAMPION.replace("default", "other"), "OTHER_PROJECT"),
+        ("support@champion", "RESOURCE_NAME_INVALID"),
+    ],
+)
+async def test_a_start_version_that_is_not_there_is_refused(
+    world: World, asked: str, reason: str
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await world.create(start_version=asked)
+
+    assert refused(refusal).reason_of == {"tuning_job.start_version": reason}
+
+
+async def test_a_start_version_of_another_method_is_refused_beside_all_other_faults(
+    world: World,
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await world.create(
+            start_version=CHAMPION, lora=job_pb.LoraMethod(rank=4), model="projects/other/models/m"
+        )
+
+    assert refused(refusal).reason_of == {
+        "tuning_job.start_version": "OTHER_METHOD",
+        "tuning_job.model": "OTHER_PROJECT",
+    }
 
 
 async def test_a_dataset_of_another_project_is_not_even_looked_up(world: World) -> None:

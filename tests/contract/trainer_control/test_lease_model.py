@@ -40,7 +40,11 @@ from services.trainer.control.domain.signals import Signals
 from services.trainer.control.domain.states import FINAL, HELD, State
 from services.trainer.control.domain.telemetry import hear
 from services.trainer.control.domain.tuning_jobs import Ids, NewJob, TuningJobs
-from tests.contract.trainer_control.world import known_base_models, known_datasets
+from tests.contract.trainer_control.world import (
+    known_base_models,
+    known_datasets,
+    known_model_versions,
+)
 
 LEASE_S = 10
 POLICY = LeasePolicy(lease_s=LEASE_S, events_grace_s=0, retry_delay_s=0)
@@ -163,7 +167,7 @@ class Leases(RuleBasedStateMachine):
                 "baseModels/tiny-base",
                 "projects/default/datasets/support/versions/latest",
                 "",
-                {"lora": {}, "max_attempts": MAX_ATTEMPTS},
+                {"method": {"kind": "lora"}, "max_attempts": MAX_ATTEMPTS},
             )
             job = self.call(
                 self.system.jobs.create(NewJob("projects/default", "", draft, "", "", False))
@@ -327,7 +331,7 @@ def system(database_url: str) -> Any:
     with asyncio.Runner() as runner:
         runner.run(upgrade(database_url, MIGRATIONS))
         store = Store(open_engine(database_url), trainer_tables(signals, clock.now))
-        specification = Specification(known_datasets(), known_base_models())
+        specification = Specification(known_datasets(), known_base_models(), known_model_versions())
         jobs = TuningJobs(store, specification, PageTokens(b"s" * 16), ids)
         yield System(runner, clock, store, jobs, NodeLeases(store, signals, POLICY))
         runner.run(store.close())

@@ -351,6 +351,17 @@ async def test_a_bad_result_is_refused(world: World, fields: dict[str, object], 
     assert (await world.get(job.name)).state == TuningJob.STATE_RUNNING
 
 
+async def test_a_training_that_diverged_fails_its_job_at_once_and_says_why(world: World) -> None:
+    await world.create(max_attempts=5)
+    lease = await lease_of(world)
+
+    ended = await world.fail(lease.job, "DIVERGED", "step 7 has loss nan")
+
+    assert (ended.state, ended.attempt) == (job_pb.TuningJob.STATE_FAILED, 1)
+    assert ended.error.message == "the training diverged: step 7 has loss nan"
+    assert await world.claim() is None
+
+
 async def test_a_failure_without_a_cause_is_refused(world: World) -> None:
     await world.create()
     job = (await lease_of(world)).job

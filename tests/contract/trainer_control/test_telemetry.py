@@ -4,6 +4,7 @@ import asyncio
 import math
 import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -27,10 +28,9 @@ async def claimed(world: World, **fields: object) -> TuningJob:
     return lease.job
 
 
-def published(job: TuningJob, number: int) -> Telemetry:
-    event = job_pb.TuningJobEvent(
-        attempt=job.attempt, attempt_sequence=number, step=step_event(number)
-    )
+def published(job: TuningJob, number: int, **event: Any) -> Telemetry:
+    told = event or {"step": step_event(number)}
+    event = job_pb.TuningJobEvent(attempt=job.attempt, attempt_sequence=number, **told)
     subject = f"anneal.jobs.default.{job.name.rpartition('/')[2]}.events"
     return from_proto.telemetry(subject, event.SerializeToString())
 
@@ -72,6 +72,126 @@ async def test_steps_move_the_progress(world: World) -> None:
 
     assert (progress.step, progress.total_steps, progress.percent) == (4, 10, 40)
     assert (progress.loss, progress.best_loss, progress.validation_loss) == (0.25, 0.25, 0.75)
+
+
+async def test_answers_and_resumptions_reach_watchers_and_move_no_figure(world: World) -> None:
+    job = await claimed(world)
+    samples = job_pb.Samples(
+        step=4, samples=[job_pb.Sample(prompt="late?", expected="no", output="yes")]
+    )
+    resumed = job_pb.TrainingResumed(step=4, checkpoint_digest="ab", exact=True)
+    await world.tell(job, 1, samples=samples)
+    await world.tell(job, 2, resumed=resumed)
+
+    events = await world.heard(job.name, 4)
+
+    assert (events[2].samples, events[3].resumed) == (samples, resumed)
+    assert (await world.get(job.name)).progress.step == 0
+
+
+RESUMED = job_pb.TrainingResumed(
+    step=2,
+    checkpoint_digest="ab",
+    restored_digest="ab",
+    exact=True,
+    environment_changes=["threads 1 → 2"],
+)
+
+
+async def resumed_after_two_of_four_steps(world: World) -> TuningJob:
+    """The job under its second attempt; `step_event` tells the losses of the first."""
+    first = await claimed(world)
+    for number in range(1, 5):
+        await world.tell(first, number)
+    await world.fail(first, "ENGINE_KILLED", event_count=4)
+    lease = await world.claim()
+    assert lease is not None
+    await world.tell(lease.job, 1, resumed=RESUMED)
+    return lease.job
+
+
+async def test_a_resumption_is_certified_by_the_losses_of_the_steps_done_again(
+    world: World,
+) -> None:
+    job = await resumed_after_two_of_four_steps(world)
+    await world.heard(job.name, 9)
+    expected = job_pb.ResumeCertificate(
+        attempt=2,
+        step=2,
+        checkpoint_digest="ab",
+        restored_digest="ab",
+        exact=True,
+        environment_changes=["threads 1 → 2"],
+    )
+    assert list((await world.get(job.name)).resume_certificates) == [expected]
+
+    for number, step in enumerate((3, 4, 5), 2):
+        await world.tell(job, number, step=step_event(step))
+        await world.heard(job.name, 8 + number)
+
+    expected.replayed_steps = 2
+    assert list((await world.get(job.name)).resume_certificates) == [expected]
+    done = await world.complete(job, event_count=4)
+    assert list(done.resume_certificates) == [expected]
+
+
+async def test_losses_that_differ_after_a_resumption_are_told(world: World) -> None:
+    job = await resumed_after_two_of_four_steps(world)
+    for number, loss in enumerate((1 / 3, 0.5), 2):
+        await world.tell(job, number, step=job_pb.TrainingStep(step=number + 1, loss=loss))
+    await world.heard(job.name, 11)
+
+    (certificate,) = (await world.get(job.name)).resume_certificates
+
+    assert (certificate.replayed_steps, certificate.max_loss_difference) == (2, 0.25)
+
+
+async def test_steps_delivered_again_are_not_certified_again(world: World) -> None:
+    job = await resumed_after_two_of_four_steps(world)
+    again = [
+        published(job, 1, resumed=RESUMED),
+        published(job, 2, step=step_event(3)),
+        published(job, 3, step=step_event(4)),
+    ]
+    for batch in (again[:2], again, again[1:], again * 2):
+        async with world.store.writing() as tables:
+            await hear(tables, batch)
+
+    (certificate,) = (await world.get(job.name)).resume_certificates
+
+    assert (certificate.replayed_steps, certificate.max_loss_difference) == (2, 0)
+
+
+async def test_losses_of_an_earlier_attempt_that_come_late_are_compared_too(world: World) -> None:
+    first = await claimed(world)
+    await world.tell(first, 1)
+    await world.fail(first, "ENGINE_KILLED", event_count=1)
+    lease = await world.claim()
+    assert lease is not None
+    await world.tell(lease.job, 1, resumed=replace_step(1))
+    await world.tell(lease.job, 2, step=job_pb.TrainingStep(step=2, loss=0.75))
+    await world.heard(first.name, 7)
+
+    await world.tell(first, 2)
+    await world.heard(first.name, 8)
+
+    (certificate,) = (await world.get(first.name)).resume_certificates
+    assert (certificate.replayed_steps, certificate.max_loss_difference) == (1, 0.25)
+
+
+async def test_each_resumption_has_a_certificate_of_its_own(world: World) -> None:
+    job = await resumed_after_two_of_four_steps(world)
+    await world.tell(job, 2, step=step_event(3))
+    await world.fail(job, "ENGINE_KILLED", event_count=2)
+    lease = await world.claim()
+    assert lease is not None
+    await world.tell(lease.job, 1, resumed=RESUMED)
+    await world.tell(lease.job, 2, step=step_event(3))
+    await world.heard(job.name, 14)
+
+    told = (await world.get(job.name)).resume_certificates
+
+    assert [(one.attempt, one.replayed_steps) for one in told] == [(2, 1), (3, 1)]
 
 
 async def test_a_loss_that_is_not_a_number_is_told_as_such(world: World) -> None:
@@ -260,6 +380,13 @@ async def test_two_hundred_events_a_second_are_no_burden(world: World) -> None:
     await world.heard(job.name, 402)
 
     assert time.monotonic() - began < 400 / 200
+
+
+def replace_step(step: int) -> job_pb.TrainingResumed:
+    resumed = job_pb.TrainingResumed()
+    resumed.CopyFrom(RESUMED)
+    resumed.step = step
+    return resumed
 
 
 def replace_attempt(job: TuningJob, attempt: int) -> TuningJob:

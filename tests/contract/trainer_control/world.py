@@ -14,9 +14,14 @@ from services.common.bus import Bus
 from services.common.faults import Unavailable
 from services.common.store import Store
 from services.trainer.control.domain.job import ManifestSource
-from services.trainer.control.domain.names import BaseModelName, DatasetVersionName
+from services.trainer.control.domain.names import (
+    BaseModelName,
+    DatasetVersionName,
+    ModelAliasName,
+    ModelVersionName,
+)
 from services.trainer.control.domain.node_leases import LeasePolicy
-from services.trainer.control.domain.ports import BaseModel, DatasetVersion
+from services.trainer.control.domain.ports import BaseModel, DatasetVersion, ModelVersion
 from tests.contract.refusals import Refusal
 
 PARENT = "projects/default"
@@ -47,6 +52,16 @@ class KnownBaseModels:
         return self.models.get(str(name))
 
 
+@dataclass
+class KnownModelVersions:
+    """The registry's answers, by version and by alias."""
+
+    versions: dict[str, ModelVersion] = field(default_factory=dict)
+
+    async def resolve(self, name: ModelVersionName | ModelAliasName) -> ModelVersion | None:
+        return self.versions.get(str(name))
+
+
 def known_datasets() -> KnownDatasets:
     name = DatasetVersionName("default", "support", "v-1234567890abcdef")
     version = DatasetVersion(name, DIGEST, 300)
@@ -57,6 +72,20 @@ def known_datasets() -> KnownDatasets:
 def known_base_models() -> KnownBaseModels:
     name = BaseModelName("tiny-base")
     return KnownBaseModels({str(name): BaseModel(name, "ee" * 32, ManifestSource("ee" * 32))})
+
+
+def known_model_versions() -> KnownModelVersions:
+    """Support's one version, a LoRA of all defaults; the alias champion stands for it."""
+    version = ModelVersion(
+        name=ModelVersionName("default", "support", "v-fedcba0987654321"),
+        manifest_digest=ADAPTER,
+        base_model="baseModels/tiny-base",
+        base_model_digest="ee" * 32,
+        method="lora",
+        hyperparameters={"rank": 8.0, "alpha": 16.0, "dropout": 0.1, "target_modules": []},
+    )
+    champion = ModelAliasName("default", "support", "champion")
+    return KnownModelVersions({str(version.name): version, str(champion): version})
 
 
 FAST = LeasePolicy(

@@ -31,7 +31,14 @@ from services.trainer.control.domain.node_leases import LeasePolicy
 from services.trainer.control.domain.ports import BaseModel, DatasetVersion
 from services.trainer.control.domain.signals import Signals
 from services.trainer.control.wiring import Parts, control
-from tests.contract.trainer_node.world import ADAPTER, SEED, TRAINING, Material, World
+from tests.contract.trainer_node.world import (
+    ADAPTER,
+    SEED,
+    TRAINING,
+    Material,
+    Results,
+    World,
+)
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 POLICY = LeasePolicy(lease_s=6, claim_poll_s=0.1, reap_every_s=0.2, retry_delay_s=0)
@@ -92,7 +99,10 @@ def serve(sqlite_url: str, material: Material, tmp_path: Path) -> Serve:
         await upgrade(sqlite_url, MIGRATIONS)
         signals = Signals()
         store = Store(open_engine(sqlite_url), trainer_tables(signals))
-        catalogs = Specification(OneDataset(material.dataset), OneBaseModel(material.base_model))
+        results = Results()
+        catalogs = Specification(
+            OneDataset(material.dataset), OneBaseModel(material.base_model), results
+        )
         parts = Parts(store, bus, signals, catalogs, PageTokens(b"s" * 16))
         whole = control(parts, POLICY, watch_poll_s=0.2)
         settings = ServerSettings(drain_s=0, grace_s=0.5)
@@ -102,7 +112,8 @@ def serve(sqlite_url: str, material: Material, tmp_path: Path) -> Serve:
                 running(settings, whole.services, probes, whole.background) as address,
                 open_channel(address) as channel,
             ):
-                yield World(address, TuningJobServiceStub(channel), bus, material, tmp_path)
+                jobs = TuningJobServiceStub(channel)
+                yield World(address, jobs, bus, material, tmp_path, results)
         finally:
             await store.close()
 

@@ -153,6 +153,15 @@ async def test_an_unanswered_claim_is_repeated_under_its_own_id(
     assert first == again != next_one
 
 
+@pytest.mark.parametrize("cause", Cause)
+async def test_each_cause_is_told_by_its_name(
+    leases: GrpcLeases, service: LeaseService, cause: Cause
+) -> None:
+    await leases.fail(LEASE, Failure(cause, "why"), 7)
+    (request,) = service.asked
+    assert request.cause == pb.FailTuningJobRequest.Cause.Value(f"CAUSE_{cause.name}")
+
+
 async def test_a_heartbeat_brings_word_of_a_cancel(
     leases: GrpcLeases, service: LeaseService
 ) -> None:

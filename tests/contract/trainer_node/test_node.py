@@ -4,7 +4,7 @@ import asyncio
 import importlib.metadata
 from pathlib import Path
 
-from anneal.trainer.v1.tuning_job_pb2 import TuningJob
+from anneal.trainer.v1.tuning_job_pb2 import TuningJob, TuningJobEvent
 from services.common.blobs import Blob, BlobsUnavailable, ObstoreBlobs
 from services.common.bus_nats import NatsBus
 from services.common.testing.nats import NatsServer
@@ -50,6 +50,7 @@ async def test_a_killed_engine_costs_the_steps_since_its_checkpoint_and_no_byte(
     async with world.node() as node:
         job = await world.create("first")
         await world.reached(job, "checkpoint", 10)
+        await world.reached(job, "step", 13)
         node.kill_engine()
         events = await world.history(job)
     ended = await world.get(job)
@@ -60,7 +61,32 @@ async def test_a_killed_engine_costs_the_steps_since_its_checkpoint_and_no_byte(
     assert "the engine was killed: SIGKILL at step" in "".join(
         event.state_change.cause for event in events
     )
+    assert_the_same_steps_were_done_again(ended, events)
     assert await world.adapter(job) == undisturbed
+
+
+def assert_the_same_steps_were_done_again(job: TuningJob, events: list[TuningJobEvent]) -> None:
+    (certificate,) = job.resume_certificates
+    again = set(steps_of(events, attempt=1)) & set(steps_of(events, attempt=2))
+    assert certificate.exact
+    assert certificate.checkpoint_digest == certificate.restored_digest
+    assert (certificate.attempt, certificate.step) == (2, steps_of(events, attempt=2)[0] - 1)
+    assert (certificate.replayed_steps, certificate.max_loss_difference) == (len(again), 0)
+
+
+async def test_a_job_goes_on_from_the_parameters_of_another_s_result(world: World) -> None:
+    async with world.node():
+        first = await world.create("first", max_steps=5)
+        await world.history(first)
+        result = await world.result(first)
+        world.results.register(result)
+        start_version = result.job.model_version
+        still = await world.create(
+            "still", start_version=start_version, max_steps=1, learning_rate=1e-30
+        )
+        await world.history(still)
+    assert still.start_version == start_version
+    assert await world.adapter(still) == await world.adapter(first)
 
 
 async def test_an_engine_that_is_killed_each_time_fails_the_job(world: World) -> None:

@@ -7,7 +7,7 @@ import signal
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from anneal.transport import open_channel
 from services.common.blobs import Blobs
 from services.common.bus import Bus
 from services.common.manifest import Manifest
+from services.trainer.control.domain.names import ModelAliasName, ModelVersionName
+from services.trainer.control.domain.ports import ModelVersion
 from services.trainer.node.__main__ import make_agent
 from services.trainer.node.agent import Agent
 from services.trainer.node.config import NodeConfig
@@ -74,6 +76,27 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Results:
+    """The registry's answers: the model versions that were made known."""
+
+    known: dict[str, ModelVersion] = field(default_factory=dict)
+
+    async def resolve(self, name: ModelVersionName | ModelAliasName) -> ModelVersion | None:
+        return self.known.get(str(name))
+
+    def register(self, result: job_pb.TuningJobSucceeded) -> None:
+        name = ModelVersionName.parse(result.job.model_version)
+        self.known[str(name)] = ModelVersion(
+            name,
+            result.manifest_digest,
+            result.job.base_model,
+            result.base_model_digest,
+            "lora",
+            {"rank": result.job.lora.rank},
+        )
+
+
+@dataclass(frozen=True)
 class World:
     """Everything a test needs to create jobs, run nodes, and see what comes of it."""
 
@@ -82,6 +105,7 @@ class World:
     bus: Bus
     material: Material
     scratch: Path
+    results: Results
 
     @asynccontextmanager
     async def node(
@@ -109,8 +133,11 @@ class World:
             finally:
                 await node.stop()
 
-    async def create(self, job_id: str, max_attempts: int = 3, **training: Any) -> job_pb.TuningJob:
+    async def create(
+        self, job_id: str, max_attempts: int = 3, start_version: str = "", **training: Any
+    ) -> job_pb.TuningJob:
         job = job_pb.TuningJob(
+            start_version=start_version,
             base_model="baseModels/tiny-base",
             dataset_version=f"{PARENT}/datasets/support/versions/latest",
             lora=job_pb.LoraMethod(rank=4, dropout=0.1),

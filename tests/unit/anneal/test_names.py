@@ -27,6 +27,21 @@ def test_what_answers(short: str, full: str) -> None:
     assert NAMES.answering_model(short) == full
 
 
+@pytest.mark.parametrize(
+    ("short", "full"),
+    [
+        ("support", "projects/default/models/support/versions/latest"),
+        ("support@champion", "projects/default/models/support/aliases/champion"),
+        (f"support/{V}", f"projects/default/models/support/versions/{V}"),
+        (f"projects/p/models/m/versions/{V}", f"projects/p/models/m/versions/{V}"),
+        ("projects/p/models/m", "projects/p/models/m/versions/latest"),
+        ("projects/p/models/m/aliases/a", "projects/p/models/m/aliases/a"),
+    ],
+)
+def test_a_version_or_an_alias(short: str, full: str) -> None:
+    assert NAMES.model_version_or_alias(short) == full
+
+
 @pytest.mark.parametrize("short", ["support", "support@latest", "support/latest"])
 def test_a_version_is_the_newest_by_default(short: str) -> None:
     assert NAMES.dataset_version(short) == "projects/default/datasets/support/versions/latest"

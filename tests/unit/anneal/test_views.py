@@ -14,7 +14,10 @@ from anneal.trainer.v1.tuning_job_pb2 import (
     Checkpoint,
     Evaluation,
     LogLine,
+    Sample,
+    Samples,
     StateChange,
+    TrainingResumed,
     TrainingStarted,
     TrainingStep,
     TuningJob,
@@ -76,6 +79,17 @@ def step(number: int, at_s: float) -> TuningJobEvent:
             "checkpoint after step 50, 1.2 MB",
         ),
         (
+            TuningJobEvent(
+                resumed=TrainingResumed(step=50, restored_digest="0123456789abcdef", exact=True)
+            ),
+            "goes on after step 50 with exactly what the checkpoint held (sha256 0123456789ab…)",
+        ),
+        (
+            TuningJobEvent(resumed=TrainingResumed(step=50, restored_digest="0123456789abcdef")),
+            "warning: goes on after step 50 with not what the checkpoint held "
+            "(sha256 0123456789ab…)",
+        ),
+        (
             TuningJobEvent(log=LogLine(level=LogLine.LEVEL_WARNING, message="hot")),
             "warning: hot",
         ),
@@ -83,6 +97,22 @@ def step(number: int, at_s: float) -> TuningJobEvent:
 )
 def test_events_in_words(event: TuningJobEvent, line: str) -> None:
     assert list(lines_of(event)) == [line]
+
+
+def test_answers_are_read_beside_what_was_wanted() -> None:
+    first = Sample(prompt="<user>\nIs it late?\n", expected="No.", output="No,\x1b[2J\tit is not.")
+    second = Sample(prompt="a" * 999 + "end", expected="begin" + "b" * 999, output="")
+    event = TuningJobEvent(samples=Samples(step=50, samples=[first, second]))
+    title, *lines = lines_of(event)
+    assert title == "answers to held-out prompts after step 50:"
+    assert lines[:3] == [
+        "  prompt  <user> Is it late?",
+        "  wanted  No.",
+        "  said    No, [2J it is not.",
+    ]
+    assert (len(lines[3]), lines[3][-4:]) == (250, "aend")
+    assert (len(lines[4]), lines[4][:15]) == (250, "  wanted  begin")
+    assert lines[5] == "  said    "
 
 
 def test_an_event_of_a_newer_service_is_passed_over() -> None:

@@ -16,12 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from services.trainer.engine.events import Event
-from services.trainer.engine.job import Job, LoraMethod, Training, job_json
+from services.trainer.engine.job import Job, Training, job_json
+from services.trainer.engine.methods import Lora
 from services.trainer.engine.process import StopRequest
 from services.trainer.engine.run import run_job
+from services.trainer.engine.team import Team
+from tests.unit.engine.families import llama
 
 ROOT = Path(__file__).parents[3]
 TEMPLATE = (
@@ -80,19 +82,7 @@ def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of two blocks with a tokenizer of 320 ids."""
     directory = tmp_path_factory.mktemp("base")
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=320,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        bos_token_id=0,
-        eos_token_id=1,
-        initializer_range=0.2,
-    )
-    LlamaForCausalLM(config).save_pretrained(directory)
+    llama().save_pretrained(directory)
     _save_tokenizer(directory)
     return directory
 
@@ -131,6 +121,9 @@ def make_job(
         validation_fraction=0.1,
         evaluate_every=5,
         checkpoint_every=3,
+        precision="float32",
+        keep_last_checkpoints=100,
+        sample_count=0,
     )
     job = Job(
         job="test",
@@ -139,7 +132,7 @@ def make_job(
         dataset_file=write_dataset(_colour_rows(40)),
         work_dir=tmp_path / "work",
         resume_from=None,
-        method=LoraMethod(kind="lora", rank=4, alpha=8.0, dropout=0.1, target_modules=()),
+        method=Lora(rank=4, alpha=8.0, dropout=0.1, target_modules=()),
         training=settings,
         threads=1,
     )
@@ -165,7 +158,7 @@ def run_here() -> Generator[Callable[[Job], list[Event]]]:
 
     def run(job: Job) -> list[Event]:
         record = _Record()
-        run_job(job, record, StopRequest(), clock=time.monotonic)
+        run_job(job, record, StopRequest(), time.monotonic, Team())
         return record.events
 
     yield run

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from services.trainer.engine.durable import write_directory
+from services.trainer.engine.durable import writing_directory
 from services.trainer.engine.errors import CheckpointRefused
 from services.trainer.engine.events import Event, LogLine
-from services.trainer.engine.job import Job, LoraMethod
+from services.trainer.engine.job import Job
+from services.trainer.engine.methods import Lora
 
 MakeJob = Callable[..., Job]
 RunHere = Callable[[Job], list[Event]]
@@ -46,7 +47,7 @@ def test_a_damaged_checkpoint_is_refused(
 def test_a_checkpoint_of_other_settings_is_refused(
     checkpoint: Path, make_job: MakeJob, run_here: RunHere
 ) -> None:
-    method = LoraMethod(kind="lora", rank=5, alpha=8.0, dropout=0.1, target_modules=())
+    method = Lora(rank=5, alpha=8.0, dropout=0.1, target_modules=())
     with pytest.raises(CheckpointRefused, match=r"made with another settings$"):
         run_here(make_job({"max_steps": 4}, resume_from=checkpoint, method=method))
     with pytest.raises(CheckpointRefused, match="made with another settings, dataset, plan"):
@@ -81,12 +82,18 @@ def test_a_checkpoint_holds_no_base_weights(checkpoint: Path, base_model: Path) 
     assert json.loads((checkpoint / "state.json").read_text())["progress"]["step"] == 3
 
 
+def write(target: Path, files: dict[str, bytes]) -> None:
+    with writing_directory(target) as directory:
+        for name, content in files.items():
+            (directory / name).write_bytes(content)
+
+
 def test_a_directory_replaces_its_forerunner_and_its_own_leftovers(tmp_path: Path) -> None:
     target = tmp_path / "step-00000001"
-    write_directory(target, {"a": b"old", "b": b"old"})
+    write(target, {"a": b"old", "b": b"old"})
     leftover = tmp_path / ".step-00000001.writing"
     leftover.mkdir()
     (leftover / "a").write_bytes(b"half")
-    write_directory(target, {"a": b"new"})
+    write(target, {"a": b"new"})
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
     assert {path.name: path.read_bytes() for path in target.iterdir()} == {"a": b"new"}

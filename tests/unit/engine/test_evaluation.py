@@ -1,22 +1,35 @@
 """The held-out loss: of the whole set, without dropout, whatever the batches."""
 
 from array import array
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import torch
 
-from services.trainer.engine.evaluation import evaluate
+from services.trainer.engine.batches import padded
+from services.trainer.engine.evaluation import Evaluation
+from services.trainer.engine.evaluation import evaluate as evaluate_batches
 from services.trainer.engine.examples import Example
-from services.trainer.engine.job import LoraMethod
+from services.trainer.engine.job import Job
+from services.trainer.engine.loader import divided
+from services.trainer.engine.methods import Lora
 from services.trainer.engine.model import TunableModel, load_tunable_model
+from services.trainer.engine.team import Team
+
+CPU = torch.device("cpu")
+
+
+def evaluate(model: TunableModel, examples: list[Example], batch_size: int) -> Evaluation:
+    limit = batch_size * max(map(len, examples))
+    batches = divided(sorted(examples, key=len), padded, CPU, Team(), limit)
+    return evaluate_batches(model, batches, Team())
 
 
 @pytest.fixture
-def model(base_model: Path) -> TunableModel:
+def model(make_job: Callable[..., Job]) -> TunableModel:
     """A model whose adapter has an effect, and whose dropout would show."""
-    method = LoraMethod(kind="lora", rank=4, alpha=8.0, dropout=0.5, target_modules=())
-    loaded = load_tunable_model(base_model, method)
+    job = make_job(method=Lora(rank=4, alpha=8.0, dropout=0.5, target_modules=()))
+    loaded = load_tunable_model(job, torch.float32, CPU)
     torch.manual_seed(3)
     loaded.set_trainable_tensors(
         {name: torch.randn_like(value) for name, value in loaded.trainable_tensors().items()}

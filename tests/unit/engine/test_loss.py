@@ -7,8 +7,10 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from services.trainer.engine.batches import packed, padded
 from services.trainer.engine.examples import Example
-from services.trainer.engine.loss import collate, label_logits, mean_loss
+from services.trainer.engine.loader import count_labels
+from services.trainer.engine.loss import label_logits, summed_loss
 
 CPU = torch.device("cpu")
 
@@ -32,8 +34,9 @@ def examples() -> list[Example]:
 
 
 def ours(model: LlamaForCausalLM, examples: list[Example]) -> torch.Tensor:
-    batch = collate(examples, CPU)
-    return mean_loss(label_logits(model, model.lm_head, batch), batch.targets)
+    batch = padded(examples, CPU)
+    logits = label_logits(model, model.lm_head, batch)
+    return summed_loss(logits, batch.targets) / len(batch.targets)
 
 
 def of_transformers(model: LlamaForCausalLM, examples: list[Example]) -> torch.Tensor:
@@ -66,22 +69,50 @@ def test_loss_and_gradients_equal_those_of_transformers(
     )
 
 
+def test_packed_examples_give_the_loss_and_gradients_of_single_ones(
+    model: LlamaForCausalLM, examples: list[Example]
+) -> None:
+    alone = [ours(model, [example]) * count_labels(example) for example in examples]
+    mean = torch.stack(alone).sum() / sum(map(count_labels, examples))
+    one_by_one = gradients(model, mean)
+    for layout in (padded, packed):
+        batch = layout(examples, CPU)
+        logits = label_logits(model, model.lm_head, batch)
+        loss = summed_loss(logits, batch.targets) / len(batch.targets)
+        torch.testing.assert_close(loss, mean)
+        torch.testing.assert_close(gradients(model, loss), one_by_one, atol=1e-6, rtol=1e-4)
+
+
+def test_a_packed_example_does_not_see_its_neighbours(
+    model: LlamaForCausalLM, examples: list[Example]
+) -> None:
+    first, *others = examples
+    changed = Example(array("i", [1] * len(first)), first.labeled)
+    logits = [
+        label_logits(model, model.lm_head, packed([neighbour, *others], CPU))
+        for neighbour in (first, changed)
+    ]
+    own = count_labels(first)
+    torch.testing.assert_close(logits[0][own:], logits[1][own:], atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(logits[0][:own], logits[1][:own], atol=1e-2)
+
+
 def test_padding_changes_nothing(model: LlamaForCausalLM, examples: list[Example]) -> None:
-    together = collate(examples, CPU)
+    together = padded(examples, CPU)
     batched = label_logits(model, model.lm_head, together)
-    alone = [label_logits(model, model.lm_head, collate([e], CPU)) for e in examples]
+    alone = [label_logits(model, model.lm_head, padded([e], CPU)) for e in examples]
     torch.testing.assert_close(batched, torch.cat(alone), atol=1e-5, rtol=1e-4)
 
 
 def test_a_batch_counts_its_tokens_without_padding(examples: list[Example]) -> None:
-    batch = collate(examples, CPU)
+    batch = padded(examples, CPU)
     assert batch.tokens == 7 + 8 + 16 + 25 + 39
-    assert batch.token_ids.shape == (5, 40)
+    assert batch.inputs["input_ids"].shape == (5, 40)
 
 
 def test_the_model_is_as_before_after_a_forward_pass(
     model: LlamaForCausalLM, examples: list[Example]
 ) -> None:
-    batch = collate(examples, CPU)
+    batch = padded(examples, CPU)
     label_logits(model, model.lm_head, batch)
-    assert model(input_ids=batch.token_ids).logits.shape == (5, 40, 320)
+    assert model(input_ids=batch.inputs["input_ids"]).logits.shape == (5, 40, 320)

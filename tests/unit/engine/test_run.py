@@ -11,7 +11,7 @@ import peft
 import pytest
 import safetensors.torch
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM
 
 from services.chat.conversation import Message, Role
 from services.chat.encoder import ChatEncoder
@@ -24,10 +24,12 @@ from services.trainer.engine.events import (
     Started,
     StepDone,
 )
-from services.trainer.engine.job import Job, LoraMethod
+from services.trainer.engine.job import Job
 from services.trainer.engine.loop import Ending
+from services.trainer.engine.methods import Lora
 from services.trainer.engine.process import StopRequest
 from services.trainer.engine.run import run_job
+from services.trainer.engine.team import Team
 
 MakeJob = Callable[..., Job]
 RunHere = Callable[[Job], list[Event]]
@@ -127,7 +129,7 @@ def test_evaluation_and_checkpoints_do_not_disturb_the_training(
 def test_dropout_takes_part(make_job: MakeJob, run_here: RunHere, tmp_path: Path) -> None:
     dry = make_job(
         work_dir=tmp_path / "dry",
-        method=LoraMethod(kind="lora", rank=4, alpha=8.0, dropout=0.0, target_modules=()),
+        method=Lora(rank=4, alpha=8.0, dropout=0.0, target_modules=()),
     )
     wet = make_job(work_dir=tmp_path / "wet")
     run_here(dry)
@@ -181,7 +183,7 @@ def test_stopping_after_any_step_loses_nothing(
 
     stopped = make_job(work_dir=tmp_path / "stopped")
     sink = StopAt()
-    assert run_job(stopped, sink, sink.request, time.monotonic) is Ending.STOPPED
+    assert run_job(stopped, sink, sink.request, time.monotonic, Team()) is Ending.STOPPED
     saved = sink.events[-1]
     assert isinstance(saved, CheckpointSaved)
     assert saved.step == stop_at
@@ -195,14 +197,14 @@ def test_stopping_after_any_step_loses_nothing(
 
 
 def test_only_the_named_layers_are_tuned(make_job: MakeJob, run_here: RunHere) -> None:
-    method = LoraMethod(kind="lora", rank=2, alpha=4.0, dropout=0.0, target_modules=("q_proj",))
+    method = Lora(rank=2, alpha=4.0, dropout=0.0, target_modules=("q_proj",))
     started = run_here(make_job({"max_steps": 1}, method=method))[0]
     assert isinstance(started, Started)
     assert started.trainable_parameters == 2 * (32 * 2 + 2 * 32)  # two blocks of A and B
 
 
 def test_a_layer_that_the_model_lacks_is_refused(make_job: MakeJob, run_here: RunHere) -> None:
-    method = LoraMethod(kind="lora", rank=2, alpha=4.0, dropout=0.0, target_modules=("c_attn",))
+    method = Lora(rank=2, alpha=4.0, dropout=0.0, target_modules=("c_attn",))
     with pytest.raises(InvalidJob, match="no layer 'c_attn'; there are down_proj"):
         run_here(make_job(method=method))
 
@@ -236,32 +238,37 @@ def test_a_base_model_with_a_hole_is_refused(
         run_here(make_job(base_model_dir=directory))
 
 
-def test_a_gpt2_is_tuned_as_well(
-    make_job: MakeJob, run_here: RunHere, base_model: Path, tmp_path: Path
+def test_a_run_that_diverges_says_at_which_step_and_rows(
+    make_job: MakeJob,
+    run_here: RunHere,
+    base_model: Path,
+    write_dataset: Callable[[Sequence[Any]], Path],
+    tmp_path: Path,
 ) -> None:
-    directory = tmp_path / "gpt2"
-    config = GPT2Config(
-        vocab_size=320, n_embd=32, n_layer=2, n_head=2, n_positions=512,
-        bos_token_id=0, eos_token_id=1, initializer_range=0.2,
-    )  # fmt: skip
-    GPT2LMHeadModel(config).save_pretrained(directory)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (directory / name).write_bytes((base_model / name).read_bytes())
-    job = make_job({"max_steps": 40}, base_model_dir=directory)
-    steps = [event for event in run_here(job) if isinstance(event, StepDone)]
-    assert steps[-1].loss < 0.8 * steps[0].loss
-    names = json.loads((job.artifacts_dir / "adapter_config.json").read_text())["target_modules"]
-    assert names == ["c_attn", "c_fc", "c_proj"]
+    """A letter that only the sixth row has is embedded as not a number."""
+    directory = tmp_path / "base"
+    shutil.copytree(base_model, directory)
+    encoder = ChatEncoder.load(base_model)
+    with_it, without = (set(encoder.prompt((Message(Role.USER, word),))) for word in "ßa")
+    path = directory / "model.safetensors"
+    weights = safetensors.torch.load_file(path)
+    weights["model.embed_tokens.weight"][sorted(with_it - without)] = float("nan")
+    safetensors.torch.save_file(weights, path, metadata={"format": "pt"})
+    rows = [
+        [
+            {"role": "user", "content": f"Is it {letter}?", "train": False},
+            {"role": "assistant", "content": "Yes.", "train": True},
+        ]
+        for letter in "abcdeßfgh"
+    ]
+    training = {"batch_size": 1, "validation_fraction": 0.0, "checkpoint_every": 1}
+    job = make_job(training, base_model_dir=directory, dataset_file=write_dataset(rows))
 
-
-def test_a_run_that_diverges_says_so(make_job: MakeJob, run_here: RunHere) -> None:
-    job = make_job(
-        {"learning_rate": 10.0, "max_grad_norm": 0.0, "max_steps": 200, "warmup_steps": 0},
-        method=LoraMethod(kind="lora", rank=4, alpha=4096.0, dropout=0.0, target_modules=()),
-    )
-    with pytest.raises(TrainingDiverged, match="lower learning rate"):
+    with pytest.raises(TrainingDiverged, match=r"on the rows 5 \(from 0\)") as raised:
         run_here(job)
     assert not job.artifacts_dir.exists()
+    assert raised.value.step > 1
+    assert max(job.checkpoints_dir.iterdir()).name == f"step-{raised.value.step - 1:08d}"
 
 
 def test_what_is_left_out_is_said(

@@ -22,7 +22,7 @@ def model() -> ResidentModel:
 
 def generate(number: int) -> protocol.Generate:
     return protocol.Generate(
-        id=number, adapter=None, turns=TURNS, sampling=Sampling(max_output_tokens=3)
+        id=number, artifacts=None, turns=TURNS, sampling=Sampling(max_output_tokens=3)
     )
 
 

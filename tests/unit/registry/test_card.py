@@ -64,6 +64,53 @@ def test_a_card_holds_all_that_is_known(version: ModelVersion) -> None:
         assert text in card
 
 
+def test_a_card_tells_what_was_continued_only_where_something_was(version: ModelVersion) -> None:
+    start = "projects/default/models/support/versions/v-1"
+    continued = replace(version, lineage=replace(version.lineage, start_version=start))
+
+    assert f"| Continued from | {start} |" in render(continued)
+    assert "Continued from" not in render(version)
+
+
+@pytest.mark.parametrize(
+    ("method", "title", "hyperparameters"),
+    [
+        ("full", "All weights (full fine-tuning)", {}),
+        ("lora", "Low-rank adapter (LoRA)", {"rank": 4, "rslora": True}),
+        ("qlora", "Low-rank adapter on a quantised base model (QLoRA)", {"bits": 8}),
+        ("prefix", "Tuned prefix (prefix tuning)", {"prefix_length": 5}),
+        ("adapter", "Bottleneck adapter", {"placement": "houlsby", "activation": "relu"}),
+        ("later", "later", {}),
+    ],
+)
+def test_a_card_tells_each_method_and_its_hyperparameters(
+    version: ModelVersion, method: str, title: str, hyperparameters: dict[str, object]
+) -> None:
+    lineage = replace(version.lineage, method=method, hyperparameters=hyperparameters)
+    card = render(replace(version, lineage=lineage))
+
+    assert f"\n{title} for baseModels/tiny-base, registered on" in card
+    assert f"## Method\n\n{title}\n\n| hyperparameter | value |" in card
+    for name, value in hyperparameters.items():
+        assert f"\n| {name} | {value} |" in card
+
+
+def test_a_card_says_how_to_load_what_each_method_made(version: ModelVersion) -> None:
+    def use(method: str) -> str:
+        lineage = replace(version.lineage, method=method)
+        return render(replace(version, lineage=lineage)).partition("## Use")[2]
+
+    whole = use("full")
+    assert 'AutoModelForCausalLM.from_pretrained("support-v-0123456789abcdef")' in whole
+    assert "peft" not in whole
+    for method in ("lora", "qlora"):
+        assert "PeftModel" in use(method)
+        assert "services" not in use(method)
+    for method in ("prefix", "adapter"):
+        assert "```python\nimport services.tuners" in use(method)
+        assert "PeftModel" in use(method)
+
+
 def test_hostile_texts_stay_in_their_cells(version: ModelVersion) -> None:
     plain = render(version)
     hostile = render(

@@ -2,7 +2,12 @@
 
 import pytest
 
-from anneal.trainer.v1.tuning_job_pb2 import TrainingParameters, TuningJob, TuningJobSucceeded
+from anneal.trainer.v1.tuning_job_pb2 import (
+    AdapterMethod,
+    TrainingParameters,
+    TuningJob,
+    TuningJobSucceeded,
+)
 from services.common.faults import InvalidArgument
 from services.registry.adapters.events import finished_job
 from services.registry.domain.names import ModelName
@@ -25,6 +30,9 @@ def event() -> TuningJobSucceeded:
     made.job.lora.target_modules.extend(["q_proj", "v_proj"])
     made.job.training.learning_rate = 0.0002
     made.job.training.schedule = TrainingParameters.SCHEDULE_LINEAR
+    made.job.training.precision = TrainingParameters.PRECISION_BFLOAT16
+    made.job.training.gradient_checkpointing = TrainingParameters.CHECKPOINTING_AUTO
+    made.job.training.long_examples = TrainingParameters.OVERLENGTH_DROP
     return made
 
 
@@ -38,15 +46,47 @@ def test_the_lineage_is_whole() -> None:
     assert lineage.dataset_version == "projects/default/datasets/support/versions/v-1"
     assert (lineage.dataset_digest, lineage.base_model_digest) == ("c" * 64, "d" * 64)
     assert (lineage.base_model, lineage.method) == ("baseModels/tiny-base", "lora")
-    assert lineage.code_version == "0.1.0"
+    assert (lineage.code_version, lineage.start_version) == ("0.1.0", "")
     assert lineage.hyperparameters == {
         "rank": 8,
         "target_modules": ["q_proj", "v_proj"],
+        "rslora": False,
+        "dora": False,
         "max_steps": 0,
         "learning_rate": 0.0002,
         "schedule": "linear",
+        "batch_tokens": 0,
+        "micro_batch_tokens": 0,
+        "packing": False,
+        "precision": "bfloat16",
+        "gradient_checkpointing": "auto",
+        "long_examples": "drop",
+        "early_stopping_patience": 0,
+        "keep_checkpoint_every": 0,
         "seed": 2**60,
     }
+
+
+def test_the_version_that_was_gone_on_from_is_kept() -> None:
+    made = event()
+    made.job.start_version = "projects/default/models/support/versions/v-1"
+
+    lineage = finished_job(made.SerializeToString()).lineage
+
+    assert lineage.start_version == "projects/default/models/support/versions/v-1"
+    assert "start_version" not in lineage.hyperparameters
+
+
+def test_the_words_of_a_method_are_kept_as_words() -> None:
+    made = event()
+    made.job.adapter.placement = AdapterMethod.PLACEMENT_HOULSBY
+    made.job.adapter.activation = AdapterMethod.ACTIVATION_SILU
+
+    lineage = finished_job(made.SerializeToString()).lineage
+
+    assert lineage.method == "adapter"
+    words = {name: lineage.hyperparameters[name] for name in ("placement", "activation")}
+    assert words == {"placement": "houlsby", "activation": "silu"}
 
 
 def test_an_event_without_a_method_or_a_model_is_refused() -> None:

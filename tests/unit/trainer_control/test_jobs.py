@@ -46,7 +46,9 @@ def job(state: State = State.RUNNING, attempt: int = 1, max_attempts: int = 3) -
         dataset_version=DatasetVersionName("p", "support", "v-1"),
         dataset_digest="dd" * 32,
         model=ModelName("p", "support"),
-        settings=JobSettings.model_validate({"lora": {}, "max_attempts": max_attempts}),
+        settings=JobSettings.model_validate(
+            {"method": {"kind": "lora"}, "max_attempts": max_attempts}
+        ),
     )
     return TuningJob(
         name=TuningJobName("p", "j"),
@@ -138,8 +140,10 @@ def test_the_last_allowed_failure_ends_the_job_with_its_cause() -> None:
     assert twice.error.words == "the engine ran out of memory: log"
 
 
-def test_an_invalid_job_fails_at_once() -> None:
-    assert failed(job(), Cause.INVALID_JOB).state is State.FAILED
+@pytest.mark.parametrize("cause", [Cause.INVALID_JOB, Cause.DIVERGED])
+def test_what_another_attempt_would_not_mend_fails_at_once(cause: Cause) -> None:
+    ended = failed(job(), cause)
+    assert (ended.state, ended.failures) == (State.FAILED, 1)
 
 
 def test_a_stopping_node_costs_no_attempt() -> None:

@@ -5,7 +5,13 @@ import math
 import pytest
 
 from anneal.trainer.v1 import tuning_job_pb2 as job_pb
-from services.trainer.control.domain.progress import Evaluated, Remark, Started, Stepped
+from services.trainer.control.domain.progress import (
+    Evaluated,
+    Remark,
+    Resumed,
+    Started,
+    Stepped,
+)
 from services.trainer.control.from_proto import Unreadable, telemetry
 
 SUBJECT = "anneal.jobs.default.j.events"
@@ -30,10 +36,23 @@ def test_an_event_is_read_with_its_place() -> None:
 def test_each_kind_of_event_tells_what_it_tells() -> None:
     started = event(started=job_pb.TrainingStarted(start_step=4, total_steps=9))
     evaluation = event(evaluation=job_pb.Evaluation(loss=1.5))
+    samples = event(samples=job_pb.Samples(step=4))
+    resumed = event(
+        resumed=job_pb.TrainingResumed(
+            step=4,
+            checkpoint_digest="ab",
+            restored_digest="cd",
+            environment_changes=["threads 1 → 2"],
+        )
+    )
 
     assert telemetry(SUBJECT, started.SerializeToString()).report == Started(4, 9)
     assert telemetry(SUBJECT, evaluation.SerializeToString()).report == Evaluated(1.5)
-    assert telemetry(SUBJECT, event().SerializeToString()).report == Remark()
+    assert telemetry(SUBJECT, resumed.SerializeToString()).report == Resumed(
+        4, "ab", "cd", exact=False, environment_changes=("threads 1 → 2",)
+    )
+    for remark in (event(), samples):
+        assert telemetry(SUBJECT, remark.SerializeToString()).report == Remark()
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,12 @@ class World:
         self._dataset = dataset
 
     def attempt(
-        self, program: str, resume: str = "", patience_s: float = 30, grace_s: float = 5
+        self,
+        program: str,
+        resume: str = "",
+        start: str = "",
+        patience_s: float = 30,
+        grace_s: float = 5,
     ) -> Attempt:
         lease = Lease(
             job=JOB,
@@ -135,9 +140,10 @@ class World:
             seed=0,
             method={},
             training={},
+            start_manifest_digest=start,
         )
         engine = (sys.executable, "-c", PRELUDE + dedent(program))
-        settings = AttemptSettings(self.work_dir, 1, grace_s, patience_s, engine)
+        settings = AttemptSettings(self.work_dir, 1, 1, grace_s, patience_s, engine)
         telemetry = Telemetry(self.bus, FakeClock(), JOB, 2)
         return Attempt(lease, self.leases, self._directories, telemetry, settings)
 
@@ -234,9 +240,21 @@ async def test_what_the_engine_says_of_its_failure_is_told(world: World) -> None
     assert failure == Failure(Cause.OUT_OF_MEMORY, "9 GB")
 
 
+async def test_a_training_that_diverged_is_told_as_such(world: World) -> None:
+    failure = await world.run("emit('failed', kind='diverged', message='nan'); sys.exit(6)")
+    assert failure == Failure(Cause.DIVERGED, "nan")
+
+
 @pytest.mark.parametrize(
     "line",
-    ["nonsense", '{"type": "step"}', '{"type": "dance"}', '{"type": "failed", "kind": "?"}', "{}"],
+    [
+        "nonsense",
+        "{}",
+        '{"type": "step"}',
+        '{"type": "dance"}',
+        '{"type": "failed", "kind": "?"}',
+        '{"type": "samples", "time": 0, "step": 1, "samples": ["?"]}',
+    ],
 )
 async def test_an_engine_that_speaks_another_language_is_ended(world: World, line: str) -> None:
     failure = await world.run(f"print({line!r}, flush=True); time.sleep(60)")
@@ -262,6 +280,29 @@ async def test_a_refused_checkpoint_makes_training_begin_anew(world: World) -> N
     first = world.events()[0].log
     assert first.level == pb.LogLine.LEVEL_WARNING
     assert "training begins anew: its state is unreadable" in first.message
+
+
+async def test_an_earlier_result_is_laid_out_for_the_engine_to_go_on_from(world: World) -> None:
+    start = await world.store(adapter="weights")
+    program = """
+        assert (pathlib.Path(job["start_from"]) / "adapter").read_text() == "weights"
+        assert job["resume_from"] is None
+        finish()
+        """
+    assert isinstance(await world.run(program, start=start), Result)
+
+
+async def test_without_an_earlier_result_the_engine_begins_with_fresh_parameters(
+    world: World,
+) -> None:
+    assert isinstance(await world.run("assert job['start_from'] is None; finish()"), Result)
+
+
+async def test_an_earlier_result_that_is_gone_ends_the_attempt(world: World) -> None:
+    failure = await world.run("finish()", start="ab" * 32)
+    assert isinstance(failure, Failure)
+    assert failure.cause is Cause.STORAGE
+    assert "abab" in failure.message
 
 
 async def test_a_checkpoint_that_is_gone_makes_training_begin_anew(world: World) -> None:
@@ -333,6 +374,48 @@ async def test_a_blob_store_that_is_away_for_a_while_costs_nothing(world: World)
     await asyncio.wait_for(running, 10)
     assert isinstance(world.outcome(), Result)
     assert len(world.leases.checkpoints) == 1
+
+
+async def test_a_checkpoint_that_the_engine_drops_while_it_waits_is_stored(world: World) -> None:
+    world.blobs.away = True
+    program = """
+        checkpoint(1)
+        time.sleep(0.3)
+        import shutil
+        shutil.rmtree(work / "checkpoints" / "step-1", ignore_errors=True)
+        finish()
+        """
+    running = asyncio.create_task(world.attempt(program).run())
+    await asyncio.sleep(1)
+    world.blobs.away = False
+    await asyncio.wait_for(running, 10)
+    assert isinstance(world.outcome(), Result)
+    assert [checkpoint.step for checkpoint in world.leases.checkpoints] == [1]
+
+
+async def test_a_checkpoint_that_was_dropped_before_the_node_heard_of_it_is_passed_over(
+    world: World,
+) -> None:
+    program = """
+        emit("checkpoint", step=1, path=str(work / "checkpoints" / "step-1"), digest="")
+        checkpoint(2)
+        finish()
+        """
+    assert isinstance(await world.run(program), Result)
+    assert [checkpoint.step for checkpoint in world.leases.checkpoints] == [2]
+
+
+async def test_answers_and_resumptions_are_told(world: World) -> None:
+    await world.run(
+        """
+        emit("resumed", step=4, checkpoint_digest="ab", restored_digest="ab", exact=True,
+             environment=[])
+        emit("samples", step=5, samples=[{"prompt": "late?", "expected": "no", "output": "yes"}])
+        finish()
+        """
+    )
+    kinds = [event.WhichOneof("event") for event in world.events()]
+    assert kinds == ["resumed", "samples"]
 
 
 async def test_a_blob_store_that_stays_away_ends_the_attempt(world: World) -> None:

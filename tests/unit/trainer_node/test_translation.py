@@ -1,10 +1,12 @@
 """What the engine says and is told, against the protos and the engine's own reader."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from anneal.trainer.v1 import tuning_job_pb2 as pb
 from services.trainer.engine.events import (
@@ -12,14 +14,19 @@ from services.trainer.engine.events import (
     Event,
     Failed,
     Finished,
+    Resumed,
+    Sample,
+    Sampled,
     Started,
     StepDone,
     event_line,
 )
 from services.trainer.engine.events import LogLine as EngineLogLine
-from services.trainer.engine.job import read_job
+from services.trainer.engine.job import Training, read_job
+from services.trainer.engine.methods import Method
 from services.trainer.node import translation
 from services.trainer.node.lease import Cause, Lease, LocalBase
+from tests.unit.trainer_node.test_engine_settings import METHODS, TRAINING
 
 LEASE = Lease(
     job="projects/default/tuningJobs/first",
@@ -29,21 +36,8 @@ LEASE = Lease(
     base=LocalBase("cd" * 32),
     resume_checkpoint="",
     seed=-7,
-    method={"kind": "lora", "rank": 8, "alpha": 16.0, "dropout": 0.1, "target_modules": ["q_proj"]},
-    training={
-        "max_steps": 0,
-        "epochs": 3.0,
-        "batch_size": 8,
-        "learning_rate": 2e-4,
-        "warmup_steps": 10,
-        "schedule": "cosine",
-        "weight_decay": 0.0,
-        "max_grad_norm": 1.0,
-        "max_sequence_tokens": 512,
-        "validation_fraction": 0.1,
-        "evaluate_every": 50,
-        "checkpoint_every": 50,
-    },
+    method={"kind": "lora", "rank": 8, "target_modules": ["q_proj"]},
+    training={"epochs": 3.0},
 )
 
 
@@ -52,7 +46,9 @@ def told(event: Event) -> dict[str, Any]:
     return json.loads(event_line(event, time_s=1_767_225_600.5))
 
 
-def test_the_engine_reads_the_job_file_that_the_node_writes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", METHODS)
+def test_the_engine_reads_the_job_file_that_the_node_writes(tmp_path: Path, kind: str) -> None:
+    lease = replace(LEASE, method=METHODS[kind], training=TRAINING)
     (tmp_path / "data.parquet").touch()
     paths = {
         "base_model_dir": tmp_path,
@@ -61,12 +57,12 @@ def test_the_engine_reads_the_job_file_that_the_node_writes(tmp_path: Path) -> N
         "resume_from": None,
     }
     file = tmp_path / "job.json"
-    file.write_text(translation.job_file(LEASE, paths, threads=2))
+    file.write_text(translation.job_file(lease, paths, threads=2, processes=3))
     job = read_job(file)
-    assert (job.job, job.seed, job.threads) == (LEASE.job, -7, 2)
+    assert (job.job, job.seed, job.threads, job.processes) == (LEASE.job, -7, 2, 3)
     assert job.resume_from is None
-    assert (job.method.rank, job.method.target_modules) == (8, ("q_proj",))
-    assert (job.training.epochs, job.training.max_grad_norm) == (3.0, 1.0)
+    assert TypeAdapter(Method).dump_python(job.method, mode="json") == METHODS[kind]
+    assert TypeAdapter(Training).dump_python(job.training, mode="json") == TRAINING
 
 
 def test_a_step_keeps_every_figure() -> None:
@@ -125,12 +121,49 @@ def test_the_beginning_and_an_evaluation_keep_their_figures() -> None:
         ("out_of_memory", Cause.OUT_OF_MEMORY),
         ("invalid_job", Cause.INVALID_JOB),
         ("invalid_data", Cause.INVALID_JOB),
+        ("diverged", Cause.DIVERGED),
         ("error", Cause.ENGINE_ERROR),
     ],
 )
 def test_each_kind_of_failure_has_its_cause(kind: Any, cause: Cause) -> None:
     failure = translation.failure(told(Failed(kind, "no luck")))
     assert (failure.cause, failure.message) == (cause, "no luck")
+
+
+def test_answers_keep_what_was_said() -> None:
+    sampled = Sampled(6, (Sample("late?", "no", "yes"), Sample("\ud83d", "", "…")))
+    message = translation.samples(told(sampled))
+    assert message.time.ToMilliseconds() == 1_767_225_600_500
+    assert message.samples == pb.Samples(
+        step=6,
+        samples=[
+            pb.Sample(prompt="late?", expected="no", output="yes"),
+            pb.Sample(prompt="?", expected="", output="…"),
+        ],
+    )
+
+
+def test_an_event_of_long_answers_stays_small() -> None:
+    long = "first " + "x" * 100_000 + " last"
+    message = translation.samples(told(Sampled(6, (Sample(long, long, long),) * 40)))
+    assert len(message.samples.samples) == 16
+    assert message.ByteSize() < 200_000
+    sample = message.samples.samples[0]
+    assert {len(text) for text in (sample.prompt, sample.expected, sample.output)} == {1024}
+    assert (sample.prompt[0], sample.prompt[-5:]) == ("…", " last")
+    for answer in (sample.expected, sample.output):
+        assert (answer[:6], answer[-1]) == ("first ", "…")
+
+
+def test_a_resumption_keeps_its_proof() -> None:
+    event = Resumed(6, "ab" * 32, "ab" * 32, True, ("threads 1 → 2",))
+    assert translation.resumed(told(event)).resumed == pb.TrainingResumed(
+        step=6,
+        checkpoint_digest="ab" * 32,
+        restored_digest="ab" * 32,
+        exact=True,
+        environment_changes=["threads 1 → 2"],
+    )
 
 
 def test_a_version_keeps_the_figures_that_there_are() -> None:

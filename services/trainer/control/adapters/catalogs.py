@@ -5,14 +5,21 @@ from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 import grpc.aio
+from google.protobuf.json_format import MessageToDict
 
 from anneal.dataset.v1 import dataset_service_pb2 as dataset_pb
+from anneal.registry.v1 import model_pb2
 from anneal.registry.v1 import registry_service_pb2 as registry_pb
 from anneal.registry.v1.base_model_pb2 import BaseModelSource as SourceMessage
 from services.common.faults import Unavailable
 from services.trainer.control.domain.job import BaseModelSource, HubSource, ManifestSource
-from services.trainer.control.domain.names import BaseModelName, DatasetVersionName
-from services.trainer.control.domain.ports import BaseModel, DatasetVersion
+from services.trainer.control.domain.names import (
+    BaseModelName,
+    DatasetVersionName,
+    ModelAliasName,
+    ModelVersionName,
+)
+from services.trainer.control.domain.ports import BaseModel, DatasetVersion, ModelVersion
 
 if TYPE_CHECKING:  # the generated code has this class in its stubs only
     from anneal.dataset.v1.dataset_service_pb2_grpc import DatasetServiceAsyncStub
@@ -52,6 +59,26 @@ class GrpcBaseModels:
         return BaseModel(BaseModelName.parse(found.name), found.digest, _source(found.source))
 
 
+class GrpcModelVersions:
+    """The registry's model versions."""
+
+    def __init__(self, stub: "RegistryServiceAsyncStub") -> None:
+        self._stub = stub
+
+    async def resolve(self, name: ModelVersionName | ModelAliasName) -> ModelVersion | None:
+        version = await self._pointed_at(name) if isinstance(name, ModelAliasName) else str(name)
+        if version is None:
+            return None
+        request = registry_pb.GetModelVersionRequest(name=version)
+        found = await _found("registry", self._stub.GetModelVersion(request))
+        return None if found is None else _model_version(found)
+
+    async def _pointed_at(self, name: ModelAliasName) -> str | None:
+        request = registry_pb.GetModelAliasRequest(name=str(name))
+        alias = await _found("registry", self._stub.GetModelAlias(request))
+        return None if alias is None else alias.version
+
+
 async def _found(service: str, call: Awaitable[T]) -> T | None:
     """The answer, None for NOT_FOUND. Raises Unavailable if the service is down."""
     try:
@@ -64,6 +91,22 @@ async def _found(service: str, call: Awaitable[T]) -> T | None:
                 "DEPENDENCY_DOWN", f"the {service} service does not answer", service=service
             ) from error
         raise
+
+
+def _model_version(message: model_pb2.ModelVersion) -> ModelVersion:
+    lineage = message.lineage
+    told = MessageToDict(lineage.hyperparameters)
+    return ModelVersion(
+        name=ModelVersionName.parse(message.name),
+        manifest_digest=message.manifest_digest,
+        base_model=lineage.base_model,
+        base_model_digest=lineage.base_model_digest,
+        method=lineage.method,
+        # The registry writes the words of enums in lower case.
+        hyperparameters={
+            name: value.upper() if isinstance(value, str) else value for name, value in told.items()
+        },
+    )
 
 
 def _source(message: SourceMessage) -> BaseModelSource:

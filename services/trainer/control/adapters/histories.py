@@ -1,10 +1,11 @@
 """Attempts and events as rows."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Collection, Sequence, Set
 
 from sqlalchemy import ColumnElement, Update, insert
 from sqlmodel import col, select, update
 
+from anneal.trainer.v1.tuning_job_pb2 import TuningJobEvent
 from services.common.store import Session, insert_new
 from services.trainer.control import to_proto
 from services.trainer.control.adapters.rows import attempt, attempt_values
@@ -13,7 +14,8 @@ from services.trainer.control.domain.attempts import Attempt
 from services.trainer.control.domain.job import TuningJob
 from services.trainer.control.domain.names import TuningJobName
 from services.trainer.control.domain.ports import HistoryEntry, Place, StateChange
-from services.trainer.control.domain.progress import Telemetry
+from services.trainer.control.domain.progress import Stepped, Telemetry
+from services.trainer.control.domain.resumes import StepLoss
 
 _FRESH = {"populate_existing": True}
 _DIRECT = {"synchronize_session": False}
@@ -76,6 +78,7 @@ class SqlHistory:
             sequence=job.event_count,
             attempt=job.attempt,
             number=None,
+            step=None,
             time=job.update_time,
             payload=to_proto.state_event(change).SerializeToString(),
         )
@@ -91,6 +94,13 @@ class SqlHistory:
         )
         rows = await self._session.exec(wanted)
         return {(attempt, number) for attempt, number in rows if number is not None}
+
+    async def losses(self, job: TuningJobName, steps: Collection[int]) -> Sequence[StepLoss]:
+        wanted = select(EventRow.attempt, EventRow.payload).where(
+            col(EventRow.job) == str(job), col(EventRow.step).in_(steps)
+        )
+        rows = await self._session.exec(wanted)
+        return [_loss(attempt, TuningJobEvent.FromString(payload)) for attempt, payload in rows]
 
     async def add_telemetry(self, told: Sequence[Telemetry], sequence: int) -> None:
         rows = [_values(event, place) for place, event in enumerate(told, sequence)]
@@ -113,9 +123,14 @@ def _values(told: Telemetry, sequence: int) -> dict[str, object]:
         "sequence": sequence,
         "attempt": told.attempt,
         "number": told.number,
+        "step": told.report.step if isinstance(told.report, Stepped) else None,
         "time": told.time,
         "payload": told.payload,
     }
+
+
+def _loss(attempt: int, event: TuningJobEvent) -> StepLoss:
+    return StepLoss(attempt, event.step.step, event.step.loss)
 
 
 def _row(job: TuningJobName, number: int) -> Update:

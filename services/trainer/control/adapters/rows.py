@@ -14,15 +14,18 @@ from services.trainer.control.domain.job import (
     HubSource,
     JobSpec,
     ManifestSource,
+    Start,
     TuningJob,
 )
 from services.trainer.control.domain.names import (
     BaseModelName,
     DatasetVersionName,
     ModelName,
+    ModelVersionName,
     TuningJobName,
 )
 from services.trainer.control.domain.progress import Progress
+from services.trainer.control.domain.resumes import ResumeCertificate
 from services.trainer.control.domain.settings import JobSettings
 from services.trainer.control.domain.states import State
 
@@ -55,6 +58,7 @@ def changing_values(job: TuningJob) -> Values:
         "progress": json.dumps(asdict(job.progress)),
         "failure": json.dumps(asdict(job.failure)) if job.failure else None,
         "checkpoint": json.dumps(asdict(job.checkpoint)) if job.checkpoint else None,
+        "resumes": json.dumps([asdict(one) for one in job.resumes]),
         "model_version": job.model_version,
         "node": job.node,
         "update_time": job.update_time,
@@ -78,6 +82,7 @@ def tuning_job(row: JobRow) -> TuningJob:
         progress=Progress(**json.loads(row.progress)),
         failure=_failure(row.failure),
         checkpoint=Checkpoint(**json.loads(row.checkpoint)) if row.checkpoint else None,
+        resumes=tuple(_certificate(one) for one in json.loads(row.resumes)),
         model_version=row.model_version,
         node=row.node,
         create_time=row.create_time,
@@ -118,6 +123,7 @@ def _spec_text(spec: JobSpec) -> str:
             "base_model_source": asdict(spec.base_model_source),
             "dataset_digest": spec.dataset_digest,
             "settings": spec.settings.model_dump(mode="json"),
+            "start": _start_values(spec.start),
         }
     )
 
@@ -133,12 +139,38 @@ def _spec(base_model: str, dataset_version: str, model: str, text: str) -> JobSp
         dataset_version=DatasetVersionName.parse(dataset_version),
         dataset_digest=kept["dataset_digest"],
         model=ModelName.parse(model),
-        settings=JobSettings.model_validate(kept["settings"]),
+        settings=_settings(kept["settings"]),
+        start=_start(kept.get("start")),
     )
+
+
+def _start_values(start: Start | None) -> Values | None:
+    if start is None:
+        return None
+    return {"version": str(start.version), "manifest_digest": start.manifest_digest}
+
+
+def _start(kept: Values | None) -> Start | None:
+    if kept is None:
+        return None
+    return Start(ModelVersionName.parse(kept["version"]), kept["manifest_digest"])
+
+
+def _settings(kept: Values) -> JobSettings:
+    """Rows of version 0.1.0 know one method, under its name; what they lack takes its default."""
+    if "lora" not in kept:
+        return JobSettings.model_validate(kept)
+    others = {name: value for name, value in kept.items() if name != "lora"}
+    return JobSettings.model_validate({**others, "method": {"kind": "lora", **kept["lora"]}})
 
 
 def _source(fields: dict[str, str]) -> BaseModelSource:
     return ManifestSource(**fields) if "digest" in fields else HubSource(**fields)
+
+
+def _certificate(kept: Values) -> ResumeCertificate:
+    kept["environment_changes"] = tuple(kept["environment_changes"])
+    return ResumeCertificate(**kept)
 
 
 def _failure(text: str | None) -> Failure | None:

@@ -41,6 +41,7 @@ class JobRow(Row, table=True):
     progress: str
     failure: str | None
     checkpoint: str | None
+    resumes: str
     model_version: str
     node: str
     create_time: datetime = Field(sa_type=UtcDateTime)
@@ -74,17 +75,20 @@ class AttemptRow(Row, table=True):
 
 class EventRow(Row, table=True):
     """An event of a job's history. `number` is the node's within the attempt; NULL for changes of
-    state, which no node tells. `payload` is a TuningJobEvent without its sequence."""
+    state, which no node tells. `step` is that of an optimizer step, NULL for all other events and
+    for those of version 0.1.0. `payload` is a TuningJobEvent without its sequence."""
 
     __tablename__: ClassVar[Any] = "job_events"
     __table_args__ = (
         UniqueConstraint("job", "attempt", "number"),
         ForeignKeyConstraint(["job"], ["jobs.name"], ondelete="CASCADE"),
+        Index(None, "job", "step"),  # the same step in several attempts
     )
 
     job: str = Field(primary_key=True)
     sequence: int = Field(primary_key=True, sa_type=BigInteger)
     attempt: int
     number: int | None = Field(sa_type=BigInteger)
+    step: int | None
     time: datetime = Field(sa_type=UtcDateTime)
     payload: bytes = Field(sa_type=LargeBinary)

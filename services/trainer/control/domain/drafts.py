@@ -6,18 +6,27 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from services.common.faults import InvalidArgument, Violation
-from services.trainer.control.domain.errors import no_base_model, no_dataset_version
-from services.trainer.control.domain.job import JobSpec
+from services.trainer.control.domain import starts
+from services.trainer.control.domain.errors import (
+    no_base_model,
+    no_dataset_version,
+    no_start_version,
+)
+from services.trainer.control.domain.job import JobSpec, Start
 from services.trainer.control.domain.names import (
     BaseModelName,
     DatasetVersionName,
+    ModelAliasName,
     ModelName,
+    ModelVersionName,
 )
 from services.trainer.control.domain.ports import (
     BaseModel,
     BaseModelCatalog,
     DatasetCatalog,
     DatasetVersion,
+    ModelVersion,
+    ModelVersionCatalog,
 )
 from services.trainer.control.domain.settings import checked_settings
 
@@ -26,12 +35,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Draft:
-    """A job as asked for, unchecked. An empty `model` means the namesake of the dataset."""
+    """A job as asked for, unchecked. An empty `model` means the namesake of the dataset, an empty
+    `start_version` that no earlier one is gone on from."""
 
     base_model: str
     dataset_version: str
     model: str
     settings: dict[str, object]
+    start_version: str = ""
 
 
 class Findings:
@@ -55,15 +66,20 @@ class Specification:
 
     datasets: DatasetCatalog
     base_models: BaseModelCatalog
+    model_versions: ModelVersionCatalog
 
     async def of(self, project: str, draft: Draft, findings: Findings) -> JobSpec:
         """Raises InvalidArgument with every violation, those found before among them, and
         Unavailable if a catalog does not answer."""
         settings = findings.of(lambda: checked_settings(draft.settings))
         asked_model = findings.of(lambda: _model(draft, project))
-        base_model, version = await asyncio.gather(
-            self._base_model(draft, findings), self._version(draft, project, findings)
+        base_model, version, start = await asyncio.gather(
+            self._base_model(draft, findings),
+            self._version(draft, project, findings),
+            self._start(draft, project, findings),
         )
+        if start is not None and base_model is not None and settings is not None:
+            findings.violations += starts.misfits(start, base_model, settings.method)
         if findings.violations or settings is None or base_model is None or version is None:
             raise InvalidArgument(findings.violations)
         return JobSpec(
@@ -74,6 +90,7 @@ class Specification:
             dataset_digest=version.digest,
             model=asked_model or version.name.namesake(),
             settings=settings,
+            start=Start(start.name, start.manifest_digest) if start else None,
         )
 
     async def _base_model(self, draft: Draft, findings: Findings) -> BaseModel | None:
@@ -96,6 +113,15 @@ class Specification:
             findings.violations.append(no_dataset_version(name))
         return found
 
+    async def _start(self, draft: Draft, project: str, findings: Findings) -> ModelVersion | None:
+        name = findings.of(lambda: _start_name(draft, project))
+        if name is None:
+            return None
+        found = await self.model_versions.resolve(name)
+        if found is None:
+            findings.violations.append(no_start_version(name))
+        return found
+
 
 def _version_name(draft: Draft, project: str) -> DatasetVersionName:
     field = "tuning_job.dataset_version"
@@ -110,6 +136,16 @@ def _model(draft: Draft, project: str) -> ModelName | None:
     field = "tuning_job.model"
     name = ModelName.parse(draft.model, field)
     _require_project(name.project, project, field)
+    return name
+
+
+def _start_name(draft: Draft, project: str) -> ModelVersionName | ModelAliasName | None:
+    text = draft.start_version
+    if not text:
+        return None
+    kind = ModelAliasName if "/aliases/" in text else ModelVersionName
+    name = kind.parse(text, starts.FIELD)
+    _require_project(name.project, project, starts.FIELD)
     return name
 
 

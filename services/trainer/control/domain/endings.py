@@ -16,6 +16,7 @@ class Cause(StrEnum):
     ENGINE_KILLED = "ENGINE_KILLED"
     OUT_OF_MEMORY = "OUT_OF_MEMORY"
     INVALID_JOB = "INVALID_JOB"
+    DIVERGED = "DIVERGED"
     STORAGE = "STORAGE"
     NODE_STOPPING = "NODE_STOPPING"
     CANCELLED = "CANCELLED"
@@ -27,13 +28,15 @@ WORDS: Mapping[Cause, str] = {
     Cause.ENGINE_KILLED: "the engine was killed",
     Cause.OUT_OF_MEMORY: "the engine ran out of memory",
     Cause.INVALID_JOB: "the job or its data can not be trained",
+    Cause.DIVERGED: "the training diverged",
     Cause.STORAGE: "the node could not fetch or store a blob",
     Cause.NODE_STOPPING: "the node was told to stop",
     Cause.CANCELLED: "the engine was cancelled",
     Cause.LEASE_EXPIRED: "the node stopped responding",
 }
 
-NOT_RETRIED = frozenset({Cause.INVALID_JOB})
+NOT_RETRIED = frozenset({Cause.INVALID_JOB, Cause.DIVERGED})
+"""Another attempt would compute the same."""
 NOT_COUNTED = frozenset({Cause.NODE_STOPPING})
 """The job is not to blame: it waits again with as many attempts left as before."""
 

@@ -13,6 +13,8 @@ from services.common.faults import (
 from services.trainer.control.domain.names import (
     BaseModelName,
     DatasetVersionName,
+    ModelAliasName,
+    ModelVersionName,
     TuningJobName,
 )
 from services.trainer.control.domain.states import State
@@ -86,6 +88,12 @@ def no_base_model(name: BaseModelName) -> Violation:
 def no_dataset_version(name: DatasetVersionName) -> Violation:
     return Violation(
         "tuning_job.dataset_version", f"{name} does not exist", "DATASET_VERSION_NOT_FOUND"
+    )
+
+
+def no_start_version(name: ModelVersionName | ModelAliasName) -> Violation:
+    return Violation(
+        "tuning_job.start_version", f"{name} does not exist", "START_VERSION_NOT_FOUND"
     )
 
 

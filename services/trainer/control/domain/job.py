@@ -22,9 +22,11 @@ from services.trainer.control.domain.names import (
     BaseModelName,
     DatasetVersionName,
     ModelName,
+    ModelVersionName,
     TuningJobName,
 )
 from services.trainer.control.domain.progress import Progress, Report
+from services.trainer.control.domain.resumes import Resumes
 from services.trainer.control.domain.settings import JobSettings
 from services.trainer.control.domain.states import FINAL, HELD, MOVES, State
 
@@ -50,8 +52,17 @@ BaseModelSource = ManifestSource | HubSource
 
 
 @dataclass(frozen=True)
+class Start:
+    """The version whose parameters a training goes on from, and the digest of its manifest."""
+
+    version: ModelVersionName
+    manifest_digest: str
+
+
+@dataclass(frozen=True)
 class JobSpec:
-    """What is to be trained, resolved when the job is created: nothing in it changes after."""
+    """What is to be trained, resolved when the job is created: nothing in it changes after.
+    Without a `start` the parameters of the method are fresh ones."""
 
     base_model: BaseModelName
     base_model_digest: str
@@ -60,6 +71,7 @@ class JobSpec:
     dataset_digest: str
     model: ModelName
     settings: JobSettings
+    start: Start | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +106,7 @@ class TuningJob:
     progress: Progress = field(default_factory=Progress)
     failure: Failure | None = None
     checkpoint: Checkpoint | None = None
+    resumes: Resumes = ()
     model_version: str = ""
     node: str = ""
     lease_expire_time: datetime | None = None

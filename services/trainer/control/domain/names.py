@@ -23,6 +23,22 @@ class ModelName(ResourceName):
 
 
 @dataclass(frozen=True)
+class ModelVersionName(ResourceName):
+    pattern = "projects/{project}/models/{model}/versions/{version}"
+    project: str
+    model: str
+    version: str
+
+
+@dataclass(frozen=True)
+class ModelAliasName(ResourceName):
+    pattern = "projects/{project}/models/{model}/aliases/{alias}"
+    project: str
+    model: str
+    alias: str
+
+
+@dataclass(frozen=True)
 class DatasetVersionName(ResourceName):
     pattern = "projects/{project}/datasets/{dataset}/versions/{version}"
     project: str

@@ -1,6 +1,6 @@
 """What the trainer's control plane needs from outside, as small as it can say it."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,9 +14,12 @@ from services.trainer.control.domain.job import BaseModelSource, TuningJob
 from services.trainer.control.domain.names import (
     BaseModelName,
     DatasetVersionName,
+    ModelAliasName,
+    ModelVersionName,
     TuningJobName,
 )
 from services.trainer.control.domain.progress import Telemetry
+from services.trainer.control.domain.resumes import StepLoss
 from services.trainer.control.domain.states import State
 
 
@@ -47,6 +50,25 @@ class BaseModel:
 class BaseModelCatalog(Protocol):
     async def find(self, name: BaseModelName) -> BaseModel | None:
         """The model, if it is on the operator's list. Raises Unavailable."""
+        ...
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A version of the registry's, with what it was made on and how. `hyperparameters` hold the
+    settings of `method`, under the names and with the words that they have here, and others."""
+
+    name: ModelVersionName
+    manifest_digest: str
+    base_model: str
+    base_model_digest: str
+    method: str
+    hyperparameters: Mapping[str, object]
+
+
+class ModelVersionCatalog(Protocol):
+    async def resolve(self, name: ModelVersionName | ModelAliasName) -> ModelVersion | None:
+        """The version, also by the name `…/versions/latest` or an alias's. Raises Unavailable."""
         ...
 
 
@@ -148,6 +170,10 @@ class History(Protocol):
 
     async def known(self, job: TuningJobName, places: Sequence[Place]) -> Set[Place]:
         """Which of these the history holds already."""
+        ...
+
+    async def losses(self, job: TuningJobName, steps: Collection[int]) -> Sequence[StepLoss]:
+        """What all attempts told of these steps."""
         ...
 
     async def add_telemetry(self, told: Sequence[Telemetry], sequence: int) -> None:

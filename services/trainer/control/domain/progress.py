@@ -18,6 +18,19 @@ class Started:
 
 
 @dataclass(frozen=True)
+class Resumed:
+    """The engine goes on after `step`. The digests (sha256, hex) are of what the checkpoint holds
+    and of what the engine has; `exact` says that they are equal, `environment_changes` what is
+    another of that on which the last bits depend."""
+
+    step: int
+    checkpoint_digest: str
+    restored_digest: str
+    exact: bool
+    environment_changes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Stepped:
     """An optimizer step was done. Losses in nats a labeled token."""
 
@@ -43,7 +56,7 @@ class Remark:
     """An event that belongs into the history and changes no figure."""
 
 
-Report = Started | Stepped | Evaluated | Remark
+Report = Started | Resumed | Stepped | Evaluated | Remark
 
 
 @dataclass(frozen=True)
@@ -96,7 +109,7 @@ class Progress:
                 )
             case Evaluated():
                 return replace(self, validation_loss=report.loss)
-            case Remark():
+            case Resumed() | Remark():
                 return self
             case _:
                 assert_never(report)

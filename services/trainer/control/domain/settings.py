@@ -3,21 +3,21 @@
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from services.common.faults import InvalidArgument, Violation
+from services.trainer.control.domain.frozen import Frozen
+from services.trainer.control.domain.methods import Method
 
 _MAX_INT64 = 2**63 - 1
 _ROOT = "tuning_job"
+_NO_METHOD = Violation(
+    f"{_ROOT}.method", "set one of full, lora, qlora, prefix and adapter", "MISSING"
+)
 
 Word = Annotated[str, Field(max_length=63, pattern=r"^[^\x00-\x1f]*$")]
-ModuleName = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^.\s]+$")]
-
-
-class Frozen(BaseModel):
-    """A value that refuses what it does not know, NaN and infinities."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+TokenBudget = Annotated[int, Field(ge=0, le=16_777_216)]
 
 
 class Schedule(StrEnum):
@@ -28,22 +28,38 @@ class Schedule(StrEnum):
     CONSTANT = "CONSTANT"
 
 
-class LoraMethod(Frozen):
-    """Low-rank adapters (LoRA, Hu et al. 2021). No target modules: all linear layers."""
+class Precision(StrEnum):
+    """The numbers that a step is computed with."""
 
-    rank: int = Field(default=8, ge=1, le=512)
-    alpha: float = Field(default=16.0, gt=0, le=4096)
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-    target_modules: tuple[ModuleName, ...] = Field(default=(), max_length=64)
+    AUTO = "AUTO"
+    FLOAT32 = "FLOAT32"
+    BFLOAT16 = "BFLOAT16"
+
+
+class Checkpointing(StrEnum):
+    """Whether activations are computed again in the backward pass."""
+
+    AUTO = "AUTO"
+    ON = "ON"
+    OFF = "OFF"
+
+
+class Overlength(StrEnum):
+    """What becomes of an example that is too long."""
+
+    TRUNCATE = "TRUNCATE"
+    DROP = "DROP"
+    REFUSE = "REFUSE"
 
 
 class TrainingParameters(Frozen):
-    """How long and how fast to train. `max_steps` 0 means that `epochs` decides."""
+    """How long and how fast to train. `max_steps` 0 means that `epochs` decides; `learning_rate`
+    None, that the method does."""
 
     max_steps: int = Field(default=0, ge=0, le=10_000_000)
     epochs: float = Field(default=3.0, gt=0, le=1000)
     batch_size: int = Field(default=8, ge=1, le=4096)
-    learning_rate: float = Field(default=2e-4, gt=0, le=1)
+    learning_rate: float | None = Field(default=None, gt=0, le=1)
     warmup_steps: int = Field(default=10, ge=0, le=1_000_000)
     schedule: Schedule = Schedule.COSINE
     weight_decay: float = Field(default=0.0, ge=0, le=1)
@@ -52,16 +68,47 @@ class TrainingParameters(Frozen):
     validation_fraction: float = Field(default=0.1, ge=0, le=0.5)
     evaluate_every: int = Field(default=50, ge=0)
     checkpoint_every: int = Field(default=50, ge=0)
+    batch_tokens: TokenBudget = 0
+    micro_batch_tokens: TokenBudget = 0
+    packing: bool = False
+    precision: Precision = Precision.AUTO
+    gradient_checkpointing: Checkpointing = Checkpointing.AUTO
+    long_examples: Overlength = Overlength.TRUNCATE
+    early_stopping_patience: int = Field(default=0, ge=0, le=1000)
+    keep_last_checkpoints: int = Field(default=2, ge=1, le=1000)
+    keep_checkpoint_every: int = Field(default=0, ge=0)
+    sample_count: int = Field(default=2, ge=0, le=16)
+    sample_max_tokens: int = Field(default=48, ge=1, le=512)
+
+    @field_validator("early_stopping_patience")
+    @classmethod
+    def _has_something_to_wait_for(cls, patience: int, info: ValidationInfo) -> int:
+        needed = ("evaluate_every", "validation_fraction")
+        lacking = [name for name in needed if info.data.get(name) == 0]
+        if patience and lacking:
+            names = " and ".join(lacking)
+            raise PydanticCustomError("no_evaluations", "needs {names} above 0", {"names": names})
+        return patience
 
 
 class JobSettings(Frozen):
     """All that a caller may set of a job, apart from the resources it names."""
 
-    lora: LoraMethod
-    training: TrainingParameters = Field(default_factory=TrainingParameters)
+    method: Method
+    training: TrainingParameters = Field(default_factory=TrainingParameters, validate_default=True)
     seed: int = Field(default=0, ge=-_MAX_INT64 - 1, le=_MAX_INT64)
     max_attempts: int = Field(default=3, ge=1, le=20)
     labels: dict[Word, Word] = Field(default_factory=dict[str, str], max_length=32)
+
+    @field_validator("training")
+    @classmethod
+    def _has_a_learning_rate(
+        cls, training: TrainingParameters, info: ValidationInfo
+    ) -> TrainingParameters:
+        method: Method | None = info.data.get("method")
+        if method is None or training.learning_rate is not None:
+            return training
+        return training.model_copy(update={"learning_rate": method.default_learning_rate})
 
 
 def checked_settings(given: dict[str, object]) -> JobSettings:
@@ -75,6 +122,14 @@ def checked_settings(given: dict[str, object]) -> JobSettings:
 def _violations(error: ValidationError) -> list[Violation]:
     found = error.errors(include_url=False, include_context=False, include_input=False)
     return [
-        Violation(".".join((_ROOT, *map(str, one["loc"]))), one["msg"], one["type"].upper())
+        _NO_METHOD
+        if one["loc"] == ("method",)
+        else Violation(_field(one["loc"]), one["msg"], one["type"].upper())
         for one in found
     ]
+
+
+def _field(location: tuple[int | str, ...]) -> str:
+    """In the request a method's settings stand beside the others, under the method's name."""
+    path = location[1:] if location[0] == "method" else location
+    return ".".join((_ROOT, *map(str, path)))

@@ -1,6 +1,7 @@
 """What nodes tell, written into the histories of their jobs."""
 
 from collections.abc import Collection, Sequence, Set
+from dataclasses import replace
 from itertools import groupby
 from operator import attrgetter
 
@@ -11,6 +12,7 @@ from services.trainer.control.domain.job import TuningJob
 from services.trainer.control.domain.names import TuningJobName
 from services.trainer.control.domain.ports import Unit
 from services.trainer.control.domain.progress import Telemetry
+from services.trainer.control.domain.resumes import Resumes, certified, steps_to_compare
 from services.trainer.control.domain.states import FINAL
 
 log: FilteringBoundLogger = structlog.get_logger(__name__)
@@ -66,9 +68,17 @@ async def _hear_one(unit: Unit, told: Sequence[Telemetry]) -> None:
     now, after = await unit.now(), before
     for event in fresh:
         after = after.heard(event.attempt, event.report, now)
+    after = replace(after, resumes=await _resumes(unit, before, fresh))
     await unit.history.add_telemetry(fresh, before.event_count + 1)
     await unit.jobs.replace(before, after)
     unit.announce(after)
+
+
+async def _resumes(unit: Unit, job: TuningJob, fresh: Sequence[Telemetry]) -> Resumes:
+    """The history does not have the `fresh` events yet."""
+    steps = steps_to_compare(job.resumes, fresh)
+    told = await unit.history.losses(job.name, steps) if steps else ()
+    return certified(job.resumes, fresh, told)
 
 
 async def _fresh(unit: Unit, job: TuningJob, told: Sequence[Telemetry]) -> list[Telemetry]:

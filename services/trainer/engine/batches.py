@@ -1,0 +1,129 @@
+"""From examples to what the model is called with.
+
+Three layouts of the same examples, which give the same loss and gradients:
+
+- *padded*: an example a row, padded at the right. There is no attention mask: attention is causal,
+  so no token sees the padding behind it, and no padding carries a label.
+- *packed*: all examples in one row without padding. Their positions begin anew, by which the model
+  keeps each from seeing its neighbours.
+- *paired*: for an encoder–decoder, the sources padded with a mask, the targets padded without.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from services.trainer.engine.examples import Example
+
+_PAD_TO_MULTIPLE = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """`inputs` are the model's keyword arguments. The labeled tokens, in reading order, are
+    `targets` (labels,), and `positions` (labels,) are where in the flattened hidden states each is
+    predicted. `tokens` counts what is not padding."""
+
+    inputs: dict[str, Tensor]
+    positions: Tensor
+    targets: Tensor
+    tokens: int
+
+
+Layout = Callable[[Sequence[Example], torch.device], Batch]
+
+
+def padded(examples: Sequence[Example], device: torch.device) -> Batch:
+    token_ids = _rows([example.token_ids for example in examples])
+    width = token_ids.shape[1]
+    starts = [row * width for row in range(len(examples))]
+    positions, targets = _labels(examples, starts)
+    return Batch(
+        {"input_ids": token_ids.to(device)},
+        positions.to(device),
+        targets.to(device),
+        sum(map(len, examples)),
+    )
+
+
+def packed(examples: Sequence[Example], device: torch.device) -> Batch:
+    total = sum(map(len, examples))
+    width = _padded_length(total)
+    token_ids = torch.zeros(1, width, dtype=torch.long)
+    position_ids = torch.zeros(1, width, dtype=torch.long)
+    starts: list[int] = []
+    end = 0
+    for example in examples:
+        starts.append(end)
+        end += len(example)
+        token_ids[0, starts[-1] : end] = _tensor(example.token_ids)
+        position_ids[0, starts[-1] : end] = torch.arange(len(example))
+    position_ids[0, end:] = torch.arange(width - end)  # the padding: one more segment
+    positions, targets = _labels(examples, starts)
+    return Batch(
+        {"input_ids": token_ids.to(device), "position_ids": position_ids.to(device)},
+        positions.to(device),
+        targets.to(device),
+        total,
+    )
+
+
+def paired(decoder_start_id: int) -> Layout:
+    """The decoder reads its start token, then the target but for its last token."""
+
+    def layout(examples: Sequence[Example], device: torch.device) -> Batch:
+        sources = _rows([example.source_ids for example in examples])
+        mask = _rows([[1] * len(example.source_ids) for example in examples])
+        targets = _rows([example.token_ids for example in examples])
+        decoder_ids = targets.roll(1, dims=1)
+        decoder_ids[:, 0] = decoder_start_id
+        lengths = [len(example.token_ids) for example in examples]
+        positions = [
+            torch.arange(row * targets.shape[1], row * targets.shape[1] + length)
+            for row, length in enumerate(lengths)
+        ]
+        flat = torch.cat(positions)
+        return Batch(
+            {
+                "input_ids": sources.to(device),
+                "attention_mask": mask.to(device),
+                "decoder_input_ids": decoder_ids.to(device),
+            },
+            flat.to(device),
+            targets.flatten()[flat].to(device),
+            sum(map(len, examples)),
+        )
+
+    return layout
+
+
+def _labels(examples: Sequence[Example], starts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Where each labeled token is predicted, which is at the token before it, and its id."""
+    positions: list[Tensor] = []
+    targets: list[Tensor] = []
+    for example, start in zip(examples, starts, strict=True):
+        labeled = torch.frombuffer(bytearray(example.labeled), dtype=torch.uint8)
+        labeled[0] = 0  # nothing stands before the first token
+        where = labeled.nonzero().flatten()
+        positions.append(where + (start - 1))
+        targets.append(_tensor(example.token_ids)[where])
+    return torch.cat(positions), torch.cat(targets)
+
+
+def _rows(sequences: Sequence[Sequence[int]]) -> Tensor:
+    """(sequences, length): int64, padded at the right with 0."""
+    width = _padded_length(max(map(len, sequences)))
+    rows = torch.zeros(len(sequences), width, dtype=torch.long)
+    for row, sequence in enumerate(sequences):
+        rows[row, : len(sequence)] = _tensor(sequence)
+    return rows
+
+
+def _padded_length(length: int) -> int:
+    return -(-length // _PAD_TO_MULTIPLE) * _PAD_TO_MULTIPLE
+
+
+def _tensor(sequence: Sequence[int]) -> Tensor:
+    return torch.tensor(sequence, dtype=torch.long)
