@@ -4,14 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 STUBS := build/stubs
+PEERS := .venv-bench
 # pip, protoc and buf find each other's plugins here.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install protos lint types architecture format check test demo bench faults wheel clean
+.PHONY: help install protos lint types architecture format check test demo bench bench-training faults wheel clean
 
 help: ## This list.
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1\t\2/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 16
 
 # torch first and by itself: another resolver run would take a build of several gigabytes.
 $(INSTALLED): pyproject.toml constraints.txt
@@ -56,6 +57,19 @@ demo: $(STUBS) ## The whole way: examples, training, registry, blind test.
 
 bench: $(STUBS) ## The figures of docs/performance.md.
 	python -m benchmarks
+
+# The trainers that ours is measured beside live apart: none of them is a dependency.
+$(PEERS)/installed: benchmarks/training/requirements.txt constraints.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	echo '*' > $(PEERS)/.gitignore
+	$(PEERS)/bin/python -m pip install --quiet --upgrade pip
+	$(PEERS)/bin/python -m pip install --quiet torch==2.13.0
+	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt \
+		--requirement benchmarks/training/requirements.txt
+	@touch $@
+
+bench-training: $(STUBS) $(PEERS)/installed ## Our engine beside the usual trainers; options: ARGS="…".
+	python -m benchmarks.training $(ARGS)
 
 faults: $(STUBS) ## Kills and restarts in the middle of jobs, the long version.
 	pytest tests/faults --faults=long
