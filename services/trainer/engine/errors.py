@@ -39,18 +39,18 @@ class CheckpointRefused(Exception):
 
 
 class TrainingDiverged(Exception):
-    """The loss or its gradient is no longer a finite number; the weights are as before `step`.
+    """A loss or a gradient is no longer a finite number; no update was made from it.
 
-    `rows` are the rows of the dataset that the step saw, from 0.
+    `found` says which, `rows` are the rows of the dataset that it was computed from, from 0.
     """
 
-    def __init__(self, step: int, loss: float, gradient_norm: float, rows: Sequence[int]) -> None:
+    def __init__(self, step: int, found: str, rows: Sequence[int]) -> None:
         shown = ", ".join(map(str, sorted(rows)[:_SHOWN_ROWS]))
         more = f" and {len(rows) - _SHOWN_ROWS} more" if len(rows) > _SHOWN_ROWS else ""
         super().__init__(
-            f"step {step} has loss {loss} and gradient norm {gradient_norm} on the rows "
-            f"{shown}{more} (from 0) of the dataset; the weights before it are kept. A lower "
-            "learning rate, a longer warm-up or a look at these rows may help"
+            f"step {step} has {found} on the rows {shown}{more} (from 0) of the dataset; the last "
+            "checkpoint is kept. A lower learning rate, a longer warm-up or a look at these rows "
+            "may help"
         )
         self.step = step
 

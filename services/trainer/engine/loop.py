@@ -5,6 +5,7 @@ learning rate, the seed its dropout masks. What a step leaves behind is the trai
 parameters, the optimizer's moments and `Progress`, and that is what a checkpoint holds.
 """
 
+import math
 from dataclasses import replace
 from enum import Enum, auto
 
@@ -15,6 +16,7 @@ from services.trainer.engine.checkpoint import (
     drop_old_checkpoints,
     save_checkpoint,
 )
+from services.trainer.engine.errors import TrainingDiverged
 from services.trainer.engine.evaluation import evaluate
 from services.trainer.engine.events import (
     CheckpointSaved,
@@ -90,6 +92,9 @@ def stalled(run: Run, progress: Progress) -> bool:
 def _evaluate(run: Run, progress: Progress) -> Progress:
     training, held_out = run.job.training, run.examples.validation
     result = evaluate(run.model, _held_out_batches(run, progress), run.team)
+    if not math.isfinite(result.loss):
+        rows = [example.row for example in held_out]
+        raise TrainingDiverged(progress.step, f"held-out loss {result.loss}", rows)
     best = _min(progress.best_validation_loss, result.loss)
     run.events.emit(
         Evaluated(

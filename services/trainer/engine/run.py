@@ -3,7 +3,9 @@
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import peft
@@ -27,7 +29,7 @@ from services.trainer.engine.checkpoint import (
     tensors_digest,
 )
 from services.trainer.engine.determinism import prepare_arithmetic, seed_randomness
-from services.trainer.engine.errors import Fault, InvalidJob
+from services.trainer.engine.errors import CheckpointRefused, Fault, InvalidJob
 from services.trainer.engine.events import EventSink, Finished, LogLine, Resumed, Started
 from services.trainer.engine.examples import Examples, load_encoder, load_examples
 from services.trainer.engine.job import Job
@@ -57,7 +59,7 @@ def run_job(
     lengths = tuple(map(len, examples.training))
     plan = Plan(lengths, job.seed, job.training.batch_size, job.training.batch_tokens)
     identity = _identity(job, examples, plan)
-    checkpoint = load_checkpoint(job.resume_from, identity) if job.resume_from else None
+    checkpoint = _checkpoint(job.resume_from, identity, events) if job.resume_from else None
 
     seed_randomness(job.seed, "initial weights")
     model = load_tunable_model(job, compute_dtype(job, device), device)
@@ -93,6 +95,23 @@ def run_job(
 def _max_tokens(job: Job) -> int:
     asked, possible = job.training.max_sequence_tokens, position_limit(job.base_model_dir)
     return min(asked, possible or asked)
+
+
+def _checkpoint(path: Path, identity: Identity, events: EventSink) -> Checkpoint:
+    """The one at `path`, or if it is of no use the latest before it in the same directory.
+
+    Raises CheckpointRefused, with what is wrong with `path`, if there is none.
+    """
+    try:
+        return load_checkpoint(path, identity)
+    except CheckpointRefused as refused:
+        earlier = [other for other in path.parent.glob("step-*") if other.name < path.name]
+        for other in sorted(earlier, reverse=True):
+            with suppress(CheckpointRefused):
+                checkpoint = load_checkpoint(other, identity)
+                events.emit(LogLine("warning", f"{refused}; going on from {other.name}"))
+                return checkpoint
+        raise
 
 
 def _layout(job: Job, model: TunableModel) -> Layout:

@@ -43,7 +43,8 @@ def take_step(
         progress = _relieve(run, step, progress)
     loss, norm = loss_sum / share.labels, run.optimizer.clip_gradients()
     if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise TrainingDiverged(step, loss, norm, loader.rows(step))
+        found = f"loss {loss} and gradient norm {norm}"
+        raise TrainingDiverged(step, found, loader.rows(step))
     run.optimizer.step(rate)
     best = loss if progress.best_loss is None else min(progress.best_loss, loss)
     outcome = Outcome(loss, norm, share.tokens)

@@ -44,6 +44,20 @@ def test_a_damaged_checkpoint_is_refused(
         run_here(make_job({"max_steps": 4}, resume_from=checkpoint))
 
 
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
+    make_job: MakeJob, run_here: RunHere, tmp_path: Path
+) -> None:
+    whole = make_job(work_dir=tmp_path / "whole")
+    undisturbed = run_here(whole)
+    damaged = whole.checkpoints_dir / "step-00000009"
+    (damaged / "optimizer.safetensors").write_bytes(b"")
+    events = run_here(make_job(work_dir=tmp_path / "resumed", resume_from=damaged))
+    (warning,) = (event.message for event in events if isinstance(event, LogLine))
+    assert "its optimizer.safetensors does not match its digest" in warning
+    assert warning.endswith("going on from step-00000006")
+    assert events[-1] == undisturbed[-1]
+
+
 def test_a_checkpoint_of_other_settings_is_refused(
     checkpoint: Path, make_job: MakeJob, run_here: RunHere
 ) -> None:

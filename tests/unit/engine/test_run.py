@@ -24,6 +24,7 @@ from services.trainer.engine.events import (
     Started,
     StepDone,
 )
+from services.trainer.engine.examples import held_out_indices
 from services.trainer.engine.job import Job
 from services.trainer.engine.loop import Ending
 from services.trainer.engine.methods import Lora
@@ -238,15 +239,8 @@ def test_a_base_model_with_a_hole_is_refused(
         run_here(make_job(base_model_dir=directory))
 
 
-def test_a_run_that_diverges_says_at_which_step_and_rows(
-    make_job: MakeJob,
-    run_here: RunHere,
-    base_model: Path,
-    write_dataset: Callable[[Sequence[Any]], Path],
-    tmp_path: Path,
-) -> None:
-    """A letter that only the sixth row has is embedded as not a number."""
-    directory = tmp_path / "base"
+def poisoned(base_model: Path, directory: Path) -> Path:
+    """The base model, but with ß embedded as what is not a number."""
     shutil.copytree(base_model, directory)
     encoder = ChatEncoder.load(base_model)
     with_it, without = (set(encoder.prompt((Message(Role.USER, word),))) for word in "ßa")
@@ -254,21 +248,56 @@ def test_a_run_that_diverges_says_at_which_step_and_rows(
     weights = safetensors.torch.load_file(path)
     weights["model.embed_tokens.weight"][sorted(with_it - without)] = float("nan")
     safetensors.torch.save_file(weights, path, metadata={"format": "pt"})
-    rows = [
+    return directory
+
+
+def questions(letters: str) -> list[list[dict[str, Any]]]:
+    return [
         [
             {"role": "user", "content": f"Is it {letter}?", "train": False},
             {"role": "assistant", "content": "Yes.", "train": True},
         ]
-        for letter in "abcdeßfgh"
+        for letter in letters
     ]
-    training = {"batch_size": 1, "validation_fraction": 0.0, "checkpoint_every": 1}
-    job = make_job(training, base_model_dir=directory, dataset_file=write_dataset(rows))
 
-    with pytest.raises(TrainingDiverged, match=r"on the rows 5 \(from 0\)") as raised:
+
+def test_a_run_that_diverges_says_at_which_step_and_rows(
+    make_job: MakeJob,
+    run_here: RunHere,
+    base_model: Path,
+    write_dataset: Callable[[Sequence[Any]], Path],
+    tmp_path: Path,
+) -> None:
+    """Only the sixth row has the letter."""
+    job = make_job(
+        {"batch_size": 1, "validation_fraction": 0.0, "checkpoint_every": 1},
+        base_model_dir=poisoned(base_model, tmp_path / "base"),
+        dataset_file=write_dataset(questions("abcdeßfgh")),
+    )
+    with pytest.raises(TrainingDiverged, match=r"loss nan .* on the rows 5 \(from 0\)") as raised:
         run_here(job)
     assert not job.artifacts_dir.exists()
     assert raised.value.step > 1
     assert max(job.checkpoints_dir.iterdir()).name == f"step-{raised.value.step - 1:08d}"
+
+
+def test_a_held_out_loss_that_is_no_number_ends_the_run_too(
+    make_job: MakeJob,
+    run_here: RunHere,
+    base_model: Path,
+    write_dataset: Callable[[Sequence[Any]], Path],
+    tmp_path: Path,
+) -> None:
+    held_out = sorted(held_out_indices(9, 0.2, 7))
+    letters = "".join("ß" if i in held_out else letter for i, letter in enumerate("abcdefghi"))
+    job = make_job(
+        {"validation_fraction": 0.2, "evaluate_every": 2},
+        base_model_dir=poisoned(base_model, tmp_path / "base"),
+        dataset_file=write_dataset(questions(letters)),
+    )
+    rows = ", ".join(map(str, held_out))
+    with pytest.raises(TrainingDiverged, match=f"step 2 has held-out loss nan on the rows {rows} "):
+        run_here(job)
 
 
 def test_what_is_left_out_is_said(
