@@ -45,7 +45,7 @@ def main() -> int:
             setting = Setting(workload, size, threads, options.peers_python, DIRECTORY)
             for variant in variants:
                 if variant.is_ours:
-                    check_engine_reads_the_same(workload, job_file(variant, setting))
+                    check_engine_reads_the_same(workload, job_file(variant, setting, seed=0))
             failures += _take_turns(setting, variants, options)
     if options.results.exists():
         print(summary(read_results(options.results)))
@@ -82,7 +82,8 @@ def _options() -> argparse.Namespace:
 def _take_turns(
     setting: Setting, variants: list[Variant], options: argparse.Namespace
 ) -> list[str]:
-    """Measures all sides in turns; what fails is returned and the others go on."""
+    """Measures all sides in turns, each round with another seed; what fails is returned and the
+    others go on."""
     failures: list[str] = []
     for number in range(options.rounds):
         peak_gflops = _gemm_peak()
@@ -115,7 +116,7 @@ def _measure(
     workload = setting.workload
     load = os.getloadavg()[0]
     observation = observe(
-        command(variant, setting),
+        command(variant, setting, seed=number),
         environment(setting.threads),
         Window(seconds, CYCLE_STEPS, limit_s=900 + 10 * seconds),
         DatasetSize(workload.tokens, workload.labels),

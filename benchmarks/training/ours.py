@@ -15,13 +15,20 @@ PRECISIONS = {"anneal": "bfloat16", "anneal_fp32": "float32"}
 
 
 def write_job(
-    workload: Workload, size: Size, variant: str, cores: int, learning_rate: float, work_dir: Path
+    workload: Workload,
+    size: Size,
+    variant: str,
+    work_dir: Path,
+    *,
+    cores: int,
+    learning_rate: float,
+    seed: int,
 ) -> Path:
     """Writes a job that trains until it is stopped; on each core a process of one thread."""
     work_dir.mkdir(parents=True, exist_ok=True)
     job = {
         "job": f"bench-{variant}",
-        "seed": 0,
+        "seed": seed,
         "base_model_dir": str(workload.base_model(size)),
         "dataset_file": str(workload.dataset_file),
         "work_dir": str(work_dir),

@@ -83,9 +83,11 @@ def main() -> None:
     parser.add_argument("encoded_file", type=Path)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--learning-rate", type=float, required=True)
+    parser.add_argument("--seed", type=int, required=True)
     options = parser.parse_args()
 
     torch.set_num_threads(options.threads)
+    _transformers.set_seed(options.seed)  # the trainers do so only after LoRA is drawn
     examples = read_encoded(options.encoded_file)
     with tempfile.TemporaryDirectory() as directory:
         trainer = _trainer(
@@ -93,7 +95,11 @@ def main() -> None:
             SIZES[options.size],
             options.base_model,
             examples,
-            {"output_dir": directory, "learning_rate": options.learning_rate},
+            {
+                "output_dir": directory,
+                "learning_rate": options.learning_rate,
+                "seed": options.seed,
+            },
         )
         reports = _Reports()
         _report_start(trainer)
@@ -120,7 +126,6 @@ def _trainer(
         "report_to": "none",
         "disable_tqdm": True,
         "use_cpu": True,
-        "seed": 0,
         **arguments,
         **recipe.arguments,
     }

@@ -95,7 +95,8 @@ def _ratio(ours: list[Measurement], theirs: list[Measurement]) -> list[str]:
 
 
 def _losses(runs: Runs) -> list[str]:
-    """The loss of the ten steps up to each shown one, the mean of the rounds that came so far."""
+    """The loss of the ten steps up to each shown one, the mean of the rounds that came so far,
+    each of another seed."""
     longest = max(len(m.losses) for mine in runs.values() for m in mine)
     if longest == 0:
         return []

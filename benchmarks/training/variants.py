@@ -57,10 +57,10 @@ def in_turn(variants: Sequence[Variant], number: int) -> list[Variant]:
     return list(reversed(variants)) if number % 2 else list(variants)
 
 
-def command(variant: Variant, setting: Setting) -> list[str]:
+def command(variant: Variant, setting: Setting, seed: int) -> list[str]:
     """Starts training that goes on until the process is ended. Writes a job file for ours."""
     if variant.is_ours:
-        return engine_command(job_file(variant, setting))
+        return engine_command(job_file(variant, setting, seed))
     return [
         str(setting.peers_python),
         "-m",
@@ -71,15 +71,22 @@ def command(variant: Variant, setting: Setting) -> list[str]:
         str(setting.workload.encoded_file),
         f"--threads={setting.threads}",
         f"--learning-rate={LEARNING_RATE}",
+        f"--seed={seed}",
     ]
 
 
-def job_file(variant: Variant, setting: Setting) -> Path:
+def job_file(variant: Variant, setting: Setting, seed: int) -> Path:
     """Written into a new directory: a run is not to find what an earlier one left."""
     work_dir = setting.directory / variant.name
     shutil.rmtree(work_dir, ignore_errors=True)
     return write_job(
-        setting.workload, setting.size, variant.name, setting.threads, LEARNING_RATE, work_dir
+        setting.workload,
+        setting.size,
+        variant.name,
+        work_dir,
+        cores=setting.threads,
+        learning_rate=LEARNING_RATE,
+        seed=seed,
     )
 
 

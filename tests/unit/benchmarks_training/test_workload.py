@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
@@ -13,6 +14,8 @@ from benchmarks.training.ours import PRECISIONS, check_engine_reads_the_same, wr
 from benchmarks.training.sizes import Size
 from benchmarks.training.workload import Workload
 from services.trainer.engine.job import read_job
+
+ONE_CORE: dict[str, Any] = {"cores": 1, "learning_rate": 1e-3, "seed": 0}
 
 
 def test_the_same_seed_gives_the_same_exchanges_and_more_of_them_begin_alike() -> None:
@@ -36,7 +39,7 @@ def test_examples_have_the_lengths_of_chat_data_and_most_of_them_is_answer(
 def test_the_engine_reads_the_tokens_and_labels_that_the_others_are_given(
     workload: Workload, tiny: Size, tmp_path: Path
 ) -> None:
-    job_file = write_job(workload, tiny, "anneal", 1, 1e-3, tmp_path)
+    job_file = write_job(workload, tiny, "anneal", tmp_path, **ONE_CORE)
     check_engine_reads_the_same(workload, job_file)
 
 
@@ -49,7 +52,7 @@ def test_a_difference_between_what_the_sides_read_is_refused(
     (tmp_path / "encoded.jsonl").write_bytes(b"")
     elsewhere = replace(workload, directory=tmp_path)
     write_encoded(elsewhere.encoded_file, [changed, *examples[1:]])
-    job_file = write_job(workload, tiny, "anneal", 1, 1e-3, tmp_path)
+    job_file = write_job(workload, tiny, "anneal", tmp_path, **ONE_CORE)
     with pytest.raises(ValueError, match="other tokens or labels"):
         check_engine_reads_the_same(elsewhere, job_file)
 
@@ -75,7 +78,7 @@ def test_transformers_finds_the_same_tokens_and_labels_by_the_chat_template(
 def test_the_engine_accepts_our_job(
     workload: Workload, tiny: Size, tmp_path: Path, variant: str
 ) -> None:
-    job = read_job(write_job(workload, tiny, variant, 2, 1e-3, tmp_path))
+    job = read_job(write_job(workload, tiny, variant, tmp_path, **ONE_CORE | {"cores": 2}))
     assert job.training.precision == PRECISIONS[variant]
     assert job.training.batch_tokens == tiny.tokens_a_step
     assert job.threads * job.processes == 2
