@@ -32,6 +32,7 @@ DEFAULT_DEADLINE_S = 30.0
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _OUR_FAULT = frozenset({"INTERNAL", "UNKNOWN", "DATA_LOSS"})
+_ON_ITS_WAY_S = 0.25
 
 # grpc's classes are generic in their stubs only, hence the quotes.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -231,7 +232,7 @@ class Chain:
             code = context.code().name
             raise
         except asyncio.CancelledError:
-            code = "DEADLINE_EXCEEDED" if context.time_remaining() == 0 else "CANCELLED"
+            code = "DEADLINE_EXCEEDED" if _is_late(context.time_remaining()) else "CANCELLED"
             raise
         else:
             return result
@@ -291,6 +292,12 @@ async def _through(context: Context, proceed: Proceed) -> Any:
 
 def _inspect(policy: MethodPolicy, request: Message) -> None:
     authorize_request(current_call().principal, policy, request)
+
+
+def _is_late(remaining: float | None) -> bool:
+    """Whether a call that its client cancelled had run into its deadline, of which so many seconds
+    remain. The client's clock for it is ahead of ours by the time that the call was on its way."""
+    return remaining is not None and remaining < _ON_ITS_WAY_S
 
 
 def _ends_at(remaining_s: float | None) -> float | None:
