@@ -40,13 +40,13 @@ class Plan:
         if max_steps:
             return max_steps
         whole, part = divmod(epochs, 1)
-        last = len(_epoch_batches(self, int(whole))) if part else 0
+        last = self._steps_in(int(whole)) if part else 0
         return max(1, self._start(int(whole)) + math.ceil(part * last))
 
     def epochs_done(self, step: int) -> float:
         """Passes over the data that lie behind after `step`."""
         epoch, index = self._place(step + 1)
-        return epoch + index / len(_epoch_batches(self, epoch))
+        return epoch + index / self._steps_in(epoch)
 
     def batch(self, step: int) -> Indices:
         """The examples of `step`, which counts from 1. Each epoch holds every example once."""
@@ -71,9 +71,15 @@ class Plan:
 
     def _start(self, epoch: int) -> int:
         while len(self._starts) <= epoch:
-            batches = len(_epoch_batches(self, len(self._starts) - 1))
-            self._starts.append(self._starts[-1] + batches)
+            steps = self._steps_in(len(self._starts) - 1)
+            self._starts.append(self._starts[-1] + steps)
         return self._starts[epoch]
+
+    def _steps_in(self, epoch: int) -> int:
+        """Counted by tokens, epochs differ by their order; else it needs not be known."""
+        if self.batch_tokens:
+            return len(_epoch_batches(self, epoch))
+        return math.ceil(len(self.lengths) / self.batch_size)
 
 
 def shuffled(count: int, *key: int | str) -> list[int]:

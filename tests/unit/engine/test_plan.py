@@ -62,3 +62,17 @@ def test_total_steps_come_from_epochs_only_if_no_number_is_given() -> None:
     assert plan.total_steps(max_steps=0, epochs=2.5) == 8
     assert plan.total_steps(max_steps=0, epochs=0.01) == 1
     assert plan.epochs_done(3) == 1.0
+
+
+@given(lengths, seeds, st.integers(1, 2000), st.integers(1, 3))
+def test_batches_of_tokens_hold_every_example_once_and_no_more_than_they_may(
+    lengths: tuple[int, ...], seed: int, budget: int, epochs: int
+) -> None:
+    plan = Plan(lengths, seed, 1, batch_tokens=budget)
+    last = plan.total_steps(max_steps=0, epochs=epochs)
+    batches = [plan.batch(step) for step in range(1, last + 1)]
+    assert sorted(i for batch in batches for i in batch) == sorted([*range(len(lengths))] * epochs)
+    for batch in batches:
+        padded = max(lengths[i] for i in batch) * len(batch)
+        assert padded <= budget or len(batch) == 1
+    assert plan.epochs_done(last) == epochs
