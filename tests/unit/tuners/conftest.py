@@ -11,7 +11,7 @@ from bitsandbytes.nn import Linear4bit
 from peft import PeftConfig, get_peft_model
 from torch import Tensor
 
-from services.tuners import BottleneckConfig, PrefixConfig
+from services.tuners import BottleneckConfig, PrefixConfig, PrefixLayer
 
 VOCABULARY = 96
 _SPECIAL = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
@@ -200,3 +200,7 @@ def inputs(family: str, rows: int = 2, length: int = 9) -> dict[str, Tensor]:
 @torch.no_grad()
 def logits(model: Any, **arguments: Any) -> Tensor:
     return model(**arguments).logits
+
+
+def prefix_layers(model: Any) -> list[PrefixLayer]:
+    return [module for module in model.modules() if isinstance(module, PrefixLayer)]
