@@ -48,7 +48,6 @@ def write_job(
             "max_steps": 1_000_000,
             "epochs": 0.0,
             "batch_size": size.examples_a_step,
-            "batch_tokens": size.tokens_a_step,
             "learning_rate": learning_rate,
             "warmup_steps": 0,
             "schedule": "constant",

@@ -13,22 +13,31 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as functional
 from torch import Tensor
 
 from services.trainer.engine.examples import Example
 
+IGNORED = -100
+"""The target of a position that is no label, as PyTorch's losses know it."""
+
 _PAD_TO_MULTIPLE = 8
+_PAD_LABELS_TO_MULTIPLE = 64
+"""oneDNN compiles a kernel for every shape of a product that it meets; that of the head is the
+largest, and the number of labels would be another in each batch."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """`inputs` are the model's keyword arguments. The labeled tokens, in reading order, are
-    `targets` (labels,), and `positions` (labels,) are where in the flattened hidden states each is
-    predicted. `tokens` counts what is not padding."""
+    `targets` (rows,), and `positions` (rows,) are where in the flattened hidden states each is
+    predicted; behind the `labels` of them come rows with the target IGNORED. `tokens` counts what
+    is not padding."""
 
     inputs: dict[str, Tensor]
     positions: Tensor
     targets: Tensor
+    labels: int
     tokens: int
 
 
@@ -40,12 +49,8 @@ def padded(examples: Sequence[Example], device: torch.device) -> Batch:
     width = token_ids.shape[1]
     starts = [row * width for row in range(len(examples))]
     positions, targets = _labels(examples, starts)
-    return Batch(
-        {"input_ids": token_ids.to(device)},
-        positions.to(device),
-        targets.to(device),
-        sum(map(len, examples)),
-    )
+    inputs = {"input_ids": token_ids.to(device)}
+    return _batch(inputs, positions, targets, sum(map(len, examples)))
 
 
 def packed(examples: Sequence[Example], device: torch.device) -> Batch:
@@ -62,12 +67,8 @@ def packed(examples: Sequence[Example], device: torch.device) -> Batch:
         position_ids[0, starts[-1] : end] = torch.arange(len(example))
     position_ids[0, end:] = torch.arange(width - end)  # the padding: one more segment
     positions, targets = _labels(examples, starts)
-    return Batch(
-        {"input_ids": token_ids.to(device), "position_ids": position_ids.to(device)},
-        positions.to(device),
-        targets.to(device),
-        total,
-    )
+    inputs = {"input_ids": token_ids.to(device), "position_ids": position_ids.to(device)}
+    return _batch(inputs, positions, targets, total)
 
 
 def paired(decoder_start_id: int) -> Layout:
@@ -85,18 +86,27 @@ def paired(decoder_start_id: int) -> Layout:
             for row, length in enumerate(lengths)
         ]
         flat = torch.cat(positions)
-        return Batch(
-            {
-                "input_ids": sources.to(device),
-                "attention_mask": mask.to(device),
-                "decoder_input_ids": decoder_ids.to(device),
-            },
-            flat.to(device),
-            targets.flatten()[flat].to(device),
-            sum(map(len, examples)),
-        )
+        inputs = {
+            "input_ids": sources.to(device),
+            "attention_mask": mask.to(device),
+            "decoder_input_ids": decoder_ids.to(device),
+        }
+        return _batch(inputs, flat, targets.flatten()[flat], sum(map(len, examples)))
 
     return layout
+
+
+def _batch(inputs: dict[str, Tensor], positions: Tensor, targets: Tensor, tokens: int) -> Batch:
+    """On the device of the inputs."""
+    device = inputs["input_ids"].device
+    padding = (0, -len(targets) % _PAD_LABELS_TO_MULTIPLE)
+    return Batch(
+        inputs,
+        functional.pad(positions, padding).to(device),
+        functional.pad(targets, padding, value=IGNORED).to(device),
+        len(targets),
+        tokens,
+    )
 
 
 def _labels(examples: Sequence[Example], starts: Sequence[int]) -> tuple[Tensor, Tensor]:

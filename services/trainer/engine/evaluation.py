@@ -33,7 +33,7 @@ def evaluate(model: TunableModel, batches: Iterable[Batch], team: Team) -> Evalu
             correct = (logits.argmax(-1) == batch.targets).sum()
             loss = summed_loss(logits, batch.targets)
             sums += torch.tensor(
-                [loss.item(), correct.item(), len(batch.targets), batch.tokens],
+                [loss.item(), correct.item(), batch.labels, batch.tokens],
                 dtype=torch.float64,
             )
     model.network.train()

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from services.trainer.engine.batches import Batch
+from services.trainer.engine.batches import IGNORED, Batch
 
 
 def label_logits(network: nn.Module, head: nn.Module, batch: Batch) -> Tensor:
-    """The logits (labels, vocabulary) that predict `batch.targets`.
+    """The logits (rows, vocabulary) that predict `batch.targets`.
 
     `head` is the module inside `network` that turns hidden states into logits; what a model does
     to its logits afterwards (scaling, soft caps) still happens.
@@ -26,7 +26,7 @@ def label_logits(network: nn.Module, head: nn.Module, batch: Batch) -> Tensor:
 
 def summed_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Nats, summed over the labeled tokens; computed in float32."""
-    return functional.cross_entropy(logits.float(), targets, reduction="sum")
+    return functional.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_TUNABLES = "GLIBC_TUNABLES"
 
 
 class ExitCode(IntEnum):
@@ -28,6 +29,17 @@ class ExitCode(IntEnum):
     """The loss became infinite or no number; another attempt would do alike."""
     STOPPED = 75
     """Asked to stop by SIGTERM, and did so after a checkpoint (EX_TEMPFAIL of sysexits.h)."""
+
+
+def ask_for_huge_pages() -> None:
+    """Starts this program anew, as the same process, with glibc asking for huge pages.
+
+    The tensors of a step come and go, and fresh memory is cleared page by page: with pages of
+    2 MiB that is some hundred times fewer. glibc reads the wish when a program starts.
+    """
+    if sys.platform == "linux" and _TUNABLES not in os.environ:
+        os.environ[_TUNABLES] = "glibc.malloc.hugetlb=1"
+        os.execv(sys.executable, sys.orig_argv)
 
 
 class StopRequest:

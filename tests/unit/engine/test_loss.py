@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from services.trainer.engine.batches import packed, padded
+from services.trainer.engine.batches import IGNORED, packed, padded
 from services.trainer.engine.examples import Example
 from services.trainer.engine.loader import count_labels
 from services.trainer.engine.loss import label_logits, summed_loss
@@ -36,7 +36,7 @@ def examples() -> list[Example]:
 def ours(model: LlamaForCausalLM, examples: list[Example]) -> torch.Tensor:
     batch = padded(examples, CPU)
     logits = label_logits(model, model.lm_head, batch)
-    return summed_loss(logits, batch.targets) / len(batch.targets)
+    return summed_loss(logits, batch.targets) / batch.labels
 
 
 def of_transformers(model: LlamaForCausalLM, examples: list[Example]) -> torch.Tensor:
@@ -78,7 +78,7 @@ def test_packed_examples_give_the_loss_and_gradients_of_single_ones(
     for layout in (padded, packed):
         batch = layout(examples, CPU)
         logits = label_logits(model, model.lm_head, batch)
-        loss = summed_loss(logits, batch.targets) / len(batch.targets)
+        loss = summed_loss(logits, batch.targets) / batch.labels
         torch.testing.assert_close(loss, mean)
         torch.testing.assert_close(gradients(model, loss), one_by_one, atol=1e-6, rtol=1e-4)
 
@@ -88,20 +88,28 @@ def test_a_packed_example_does_not_see_its_neighbours(
 ) -> None:
     first, *others = examples
     changed = Example(array("i", [1] * len(first)), first.labeled)
-    logits = [
-        label_logits(model, model.lm_head, packed([neighbour, *others], CPU))
-        for neighbour in (first, changed)
-    ]
+    batches = [packed([neighbour, *others], CPU) for neighbour in (first, changed)]
+    logits = [label_logits(model, model.lm_head, batch)[: batch.labels] for batch in batches]
     own = count_labels(first)
     torch.testing.assert_close(logits[0][own:], logits[1][own:], atol=1e-6, rtol=1e-5)
     assert not torch.allclose(logits[0][:own], logits[1][:own], atol=1e-2)
 
 
 def test_padding_changes_nothing(model: LlamaForCausalLM, examples: list[Example]) -> None:
-    together = padded(examples, CPU)
-    batched = label_logits(model, model.lm_head, together)
-    alone = [label_logits(model, model.lm_head, padded([e], CPU)) for e in examples]
-    torch.testing.assert_close(batched, torch.cat(alone), atol=1e-5, rtol=1e-4)
+    together, *alone = [padded(some, CPU) for some in (examples, *([e] for e in examples))]
+    batched, *single = [
+        label_logits(model, model.lm_head, batch)[: batch.labels] for batch in (together, *alone)
+    ]
+    torch.testing.assert_close(batched, torch.cat(single), atol=1e-5, rtol=1e-4)
+
+
+def test_heads_of_batches_come_in_few_shapes(examples: list[Example]) -> None:
+    for layout in (padded, packed):
+        batch = layout(examples, CPU)
+        assert batch.labels == sum(map(count_labels, examples))
+        assert batch.targets.shape == batch.positions.shape == (64,)
+        assert (batch.targets[batch.labels :] == IGNORED).all()
+        assert (batch.targets[: batch.labels] != IGNORED).all()
 
 
 def test_a_batch_counts_its_tokens_without_padding(examples: list[Example]) -> None:

@@ -1,6 +1,7 @@
 """The engine as the node meets it: a child process with a pipe, signals and an exit code."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -142,3 +143,27 @@ def test_memory_is_told_apart_from_other_errors(
 ) -> None:
     failed, exit_code = classify(error)
     assert (failed.kind, exit_code) == (kind, code)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's tunables")
+def test_huge_pages_are_asked_for_in_the_same_process() -> None:
+    program = (
+        "from services.trainer.engine.process import ask_for_huge_pages; ask_for_huge_pages();"
+        "import os; print(os.getpid(), os.environ['GLIBC_TUNABLES'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    child = subprocess.Popen(
+        [sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    said, _ = child.communicate(timeout=60)
+    assert said.split() == [str(child.pid), "glibc.malloc.hugetlb=1"]
+
+
+def test_tunables_of_the_operator_stay() -> None:
+    program = (
+        "from services.trainer.engine.process import ask_for_huge_pages; ask_for_huge_pages();"
+        "import os; print(os.environ['GLIBC_TUNABLES'])"
+    )
+    environment = os.environ | {"GLIBC_TUNABLES": "glibc.malloc.arena_max=2"}
+    said = subprocess.check_output([sys.executable, "-c", program], env=environment, text=True)
+    assert said.strip() == "glibc.malloc.arena_max=2"

@@ -17,7 +17,7 @@ from services.trainer.engine.examples import Example
 from services.trainer.engine.job import Job
 from services.trainer.engine.loss import label_logits
 from services.trainer.engine.methods import Lora
-from services.trainer.engine.model import load_tunable_model
+from services.trainer.engine.model import TunableModel, load_tunable_model
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 TINY_BASE = EXAMPLES / "tiny-base"
@@ -45,12 +45,13 @@ def test_plain_peft_computes_the_same_logits(
     everywhere = Example(array("i", [*ids, 0]), bytes([1] * (len(ids) + 1)))
     ours.network.eval()
     with torch.no_grad():
-        logits = label_logits(ours.network, ours.head, padded([everywhere], ours.device))
-        base = label_logits_of_base(ours.network, ours.head, everywhere)
+        logits = logits_of(ours, everywhere)
+        with ours.network.disable_adapter():
+            base = logits_of(ours, everywhere)
     torch.testing.assert_close(logits, theirs, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(base, theirs, atol=1e-2)
 
 
-def label_logits_of_base(network: torch.nn.Module, head: torch.nn.Module, example: Example):
-    with network.disable_adapter():
-        return label_logits(network, head, padded([example], torch.device("cpu")))
+def logits_of(model: TunableModel, example: Example) -> torch.Tensor:
+    batch = padded([example], model.device)
+    return label_logits(model.network, model.head, batch)[: batch.labels]

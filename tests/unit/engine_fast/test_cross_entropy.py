@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from services.trainer.engine.fast import chunked_cross_entropy, summed_cross_entropy
+from services.trainer.engine.batches import IGNORED
+from services.trainer.engine.fast import summed_cross_entropy
 
 LABELS, WIDTH = 70, 16
 
@@ -83,58 +84,30 @@ def test_whoever_reads_overwritten_logits_again_is_told() -> None:
 
 def test_a_second_backward_pass_is_refused() -> None:
     hidden, weight, targets = example(300)
-    for loss in (
-        summed_cross_entropy(hidden.requires_grad_() @ weight.t(), targets),
-        chunked_cross_entropy(hidden, weight, targets),
-    ):
-        torch.autograd.backward(loss, retain_graph=True)
-        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-            torch.autograd.backward(loss)
+    loss = summed_cross_entropy(hidden.requires_grad_() @ weight.t(), targets)
+    torch.autograd.backward(loss, retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.backward(loss)
 
 
-@pytest.mark.parametrize("chunk_rows", [1, 16, 70, 1000])
-@pytest.mark.parametrize("trained_weight", [False, True])
-def test_chunks_give_the_loss_and_gradients_of_torch(chunk_rows: int, trained_weight: bool) -> None:
+def test_rows_without_a_label_count_for_nothing() -> None:
     hidden, weight, targets = example(300)
-    hidden.requires_grad_()
-    weight.requires_grad_(trained_weight)
-    leaves = [hidden, weight] if trained_weight else [hidden]
-    wanted = functional.cross_entropy(hidden @ weight.t(), targets, reduction="sum")
-    found = chunked_cross_entropy(hidden, weight, targets, chunk_rows)
+    targets[::3] = IGNORED
+    leaf = (hidden @ weight.t()).requires_grad_()
+    wanted = functional.cross_entropy(leaf, targets, ignore_index=IGNORED, reduction="sum")
+    (wanted_gradient,) = torch.autograd.grad(wanted, leaf)
+
+    assert summed_cross_entropy(leaf.detach(), targets).item() == pytest.approx(wanted.item())
+    found = summed_cross_entropy(leaf * 1, targets)
+    (gradient,) = torch.autograd.grad(found, leaf)
     assert found.item() == pytest.approx(wanted.item(), rel=1e-6)
-    for gradient, wanted_gradient in zip(
-        torch.autograd.grad(found * 0.3, leaves),
-        torch.autograd.grad(wanted * 0.3, leaves),
-        strict=True,
-    ):
-        assert relative(gradient, wanted_gradient) < 1e-5
-
-
-def test_chunks_follow_autocast() -> None:
-    hidden, weight, targets = example(300)
-    hidden.requires_grad_()
-    weight.requires_grad_()
-    wanted = functional.cross_entropy(hidden @ weight.t(), targets, reduction="sum")
-    with torch.autocast("cpu", torch.bfloat16):
-        found = chunked_cross_entropy(hidden, weight, targets, 32)
-    assert found.item() == pytest.approx(wanted.item(), rel=1e-2)
-    pairs = zip(
-        torch.autograd.grad(found, [hidden, weight]),
-        torch.autograd.grad(wanted, [hidden, weight]),
-        strict=True,
-    )
-    for gradient, wanted_gradient in pairs:
-        assert gradient.dtype == torch.float32
-        assert relative(gradient, wanted_gradient) < 2e-2
+    assert relative(gradient, wanted_gradient) < 1e-5
+    assert not gradient[::3].any()
 
 
 def test_no_labels_are_no_loss() -> None:
     hidden, weight, targets = example(300)
-    hidden.requires_grad_()
-    for loss in (
-        summed_cross_entropy(hidden[:0] @ weight.t(), targets[:0]),
-        chunked_cross_entropy(hidden[:0], weight, targets[:0]),
-    ):
-        (gradient,) = torch.autograd.grad(loss, hidden)
-        assert loss.item() == 0
-        assert not gradient.any()
+    loss = summed_cross_entropy(hidden.requires_grad_()[:0] @ weight.t(), targets[:0])
+    (gradient,) = torch.autograd.grad(loss, hidden)
+    assert loss.item() == 0
+    assert not gradient.any()

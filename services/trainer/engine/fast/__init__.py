@@ -5,17 +5,13 @@ one does not cover stays as transformers and PEFT made it.
 """
 
 from services.trainer.engine.fast.acceleration import accelerate
-from services.trainer.engine.fast.cross_entropy import (
-    chunked_cross_entropy,
-    summed_cross_entropy,
-)
+from services.trainer.engine.fast.cross_entropy import summed_cross_entropy
 from services.trainer.engine.fast.hardware import multiplies_bfloat16
 from services.trainer.engine.fast.switches import Switches
 
 __all__ = [
     "Switches",
     "accelerate",
-    "chunked_cross_entropy",
     "multiplies_bfloat16",
     "summed_cross_entropy",
 ]

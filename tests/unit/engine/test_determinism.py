@@ -1,0 +1,33 @@
+"""What a run settles before its first product."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from services.trainer.engine.determinism import prepare_arithmetic
+
+
+@pytest.fixture(autouse=True)
+def arithmetic_as_before() -> Iterator[None]:
+    precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
+    yield
+    torch.set_flush_denormal(False)
+    torch.set_float32_matmul_precision(precision)
+    torch.set_num_threads(threads)
+
+
+def test_denormal_numbers_count_as_zero() -> None:
+    torch.set_flush_denormal(False)
+    tiny = torch.full((64,), 1e-39)
+    assert (tiny * 1.5).all()
+    prepare_arithmetic(1)
+    assert not (tiny * 1.5).any()
+
+
+def test_float32_products_keep_their_accuracy() -> None:
+    prepare_arithmetic(1)
+    left, right = torch.randn(2, 256, 256)
+    wanted = left.double() @ right.double()
+    error = ((left @ right).double() - wanted).norm() / wanted.norm()
+    assert error < 1e-6
