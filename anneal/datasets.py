@@ -54,6 +54,7 @@ class Datasets:
         source_format: SourceFormat.ValueType = SOURCE_FORMAT_UNSPECIFIED,
         prompt_field: str = "",
         completion_field: str = "",
+        text_field: str = "",
         validate_only: bool = False,
         on_progress: Progress | None = None,
     ) -> DatasetVersion:
@@ -70,6 +71,7 @@ class Datasets:
             format=source_format,
             prompt_field=prompt_field,
             completion_field=completion_field,
+            text_field=text_field,
             sha256=_sha256_of(source),
             validate_only=validate_only,
         )

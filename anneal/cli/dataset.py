@@ -48,12 +48,15 @@ def push(
     completion_field: Annotated[
         str, typer.Option(help="Prompt/completion lines: the completion's field [completion].")
     ] = "",
+    text_field: Annotated[
+        str, typer.Option(help="Plain-text lines: the text's field [text].")
+    ] = "",
     validate_only: Annotated[
         bool, typer.Option("--validate-only", help="Check every line, store nothing.")
     ] = False,
     output: OutputOption = Format.TEXT,
 ) -> None:
-    """Upload a file of chat or prompt/completion lines as a new version.
+    """Upload a file of chat, prompt/completion or plain-text lines as a new version.
 
     Nothing is stored unless every line is good; else every bad line is listed.
     """
@@ -64,6 +67,7 @@ def push(
             dataset,
             prompt_field=prompt_field,
             completion_field=completion_field,
+            text_field=text_field,
             validate_only=validate_only,
             on_progress=on_progress,
         )
@@ -162,6 +166,8 @@ def _print_stored(client: Client, version: DatasetVersion) -> None:
 
 def _print_example(example: Example) -> None:
     print(f"#{example.index}")
+    if example.text:
+        print(f"  text: {example.text}")
     for turn in example.messages:
         unlearnt = role_word(turn.role) == "assistant" and turn.HasField("train") and not turn.train
         print(f"  {role_word(turn.role)}{' (not learnt)' if unlearnt else ''}: {turn.content}")

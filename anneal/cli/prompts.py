@@ -55,4 +55,4 @@ def _prompt_text(example: dict[str, Any]) -> str:
     for field in PROMPT_FIELDS:
         if isinstance(example.get(field), str):
             return example[field]
-    raise ValueError("neither `messages` nor `prompt`")
+    raise ValueError("neither `messages` nor `prompt`; a plain text asks nothing")

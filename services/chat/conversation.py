@@ -29,3 +29,6 @@ class Message:
 
 
 Conversation = tuple[Message, ...]
+
+Content = Conversation | str
+"""What an example holds: a conversation, or a plain text of which every token is learnt."""

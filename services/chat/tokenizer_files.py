@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +18,22 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 def read_tokenizer(directory: Path) -> Tokenizer:
     """Reads tokenizer.json; raises TokenizerFilesMissing."""
+    tokenizer = _tokenizer_as_it_is(directory)
+    # The template writes every special token itself. A byte-level post-processor would only
+    # trim leading spaces off the offsets, and with them the place where a turn starts.
+    tokenizer.post_processor = None
+    return tokenizer
+
+
+def leading_ids(directory: Path) -> list[int]:
+    """What tokenizer.json's post-processor puts before a text: of some models a
+    beginning-of-sequence token, of others nothing. Raises TokenizerFilesMissing."""
+    encoding = _tokenizer_as_it_is(directory).encode("a")
+    pairs = zip(encoding.ids, encoding.special_tokens_mask, strict=True)
+    return [token for token, _ in takewhile(lambda pair: pair[1], pairs)]
+
+
+def _tokenizer_as_it_is(directory: Path) -> Tokenizer:
     path = directory / "tokenizer.json"
     if not path.is_file():
         raise TokenizerFilesMissing(str(path), "there is no such file")
@@ -26,9 +43,6 @@ def read_tokenizer(directory: Path) -> Tokenizer:
         raise TokenizerFilesMissing(str(path), f"is not a tokenizer: {error}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    # The template writes every special token itself. A byte-level post-processor would only
-    # trim leading spaces off the offsets, and with them the place where a turn starts.
-    tokenizer.post_processor = None
     return tokenizer
 
 

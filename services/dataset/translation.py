@@ -16,6 +16,7 @@ from services.dataset.domain.resources import Dataset, DatasetVersion, SourceFor
 _FORMATS = {
     SourceFormat.CHAT: dataset_pb2.SOURCE_FORMAT_CHAT,
     SourceFormat.PROMPT_COMPLETION: dataset_pb2.SOURCE_FORMAT_PROMPT_COMPLETION,
+    SourceFormat.TEXT: dataset_pb2.SOURCE_FORMAT_TEXT,
 }
 _FORMATS_BY_NUMBER = {number: name for name, number in _FORMATS.items()}
 _ROLES = {
@@ -32,6 +33,7 @@ def upload_header(header: pb.UploadHeader) -> UploadHeader:
         "request_id": header.request_id,
         "prompt_field": header.prompt_field,
         "completion_field": header.completion_field,
+        "text_field": header.text_field,
         "sha256": header.sha256,
         "validate_only": header.validate_only,
     }
@@ -65,7 +67,9 @@ def version_message(version: DatasetVersion) -> dataset_pb2.DatasetVersion:
 
 
 def example_message(example: Example) -> dataset_pb2.Example:
-    turns = [_turn_message(turn) for turn in example.conversation]
+    if isinstance(example.content, str):
+        return dataset_pb2.Example(index=example.index, text=example.content)
+    turns = [_turn_message(turn) for turn in example.content]
     return dataset_pb2.Example(index=example.index, messages=turns)
 
 

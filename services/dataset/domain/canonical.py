@@ -1,7 +1,8 @@
 """The canonical Parquet file: the one form in which examples are kept.
 
-The same examples in the same order give the same bytes: row groups are cut by what the examples
-hold, never by how they arrived, and nothing of time or place is written. So the file's sha256 is
+All of a file are conversations, or all are plain texts (see `layouts`). The same examples in the
+same order give the same bytes: row groups are cut by what the examples hold, never by how they
+arrived, and nothing of time or place is written. So the file's sha256 is
 the identity of the examples. (Another release of pyarrow may write other bytes for them: then the
 same examples make a new version once.)
 """
@@ -9,36 +10,25 @@ same examples make a new version once.)
 import hashlib
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, BinaryIO, cast
+from dataclasses import dataclass
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from services.chat.conversation import Conversation, Message, Role
+from services.chat.conversation import Content
+from services.dataset.domain.layouts import CONTENT_OF, Layout, layout_of
 
 ROW_GROUP_EXAMPLES = 4096
 ROW_GROUP_CHARACTERS = 8 * 1024 * 1024
 """A row group ends with the example that reaches one of the two: one is held in memory at a time.
 They are part of the format: another value gives the same examples another digest."""
 
-_COLUMN = "messages"
-_TURN = pa.struct(
-    [
-        pa.field("role", pa.string(), nullable=False),
-        pa.field("content", pa.string(), nullable=False),
-        pa.field("train", pa.bool_(), nullable=False),
-    ]
-)
-_CONVERSATION = pa.list_(pa.field("element", _TURN, nullable=False))
-SCHEMA = pa.schema([pa.field(_COLUMN, _CONVERSATION, nullable=False)])
-
-_LAYOUT: dict[str, Any] = {
+_WRITING: dict[str, Any] = {
     "version": "2.6",
     "data_page_version": "2.0",
     "compression": "zstd",
     "compression_level": 3,
-    "use_dictionary": [f"{_COLUMN}.list.element.role"],
     "write_statistics": False,
     "write_page_checksum": True,
     "store_schema": False,
@@ -50,74 +40,53 @@ _MAGIC = b"PAR1"
 _UNREADABLE = (OSError, ValueError, pa.ArrowException)
 
 
-@dataclass
-class _Columns:
-    """A row group in the making. `offsets` says where each conversation ends."""
-
-    offsets: list[int] = field(default_factory=lambda: [0])
-    roles: list[str] = field(default_factory=list[str])
-    contents: list[str] = field(default_factory=list[str])
-    train: list[bool] = field(default_factory=list[bool])
-    characters: int = 0
-
-    def add(self, conversation: Conversation) -> None:
-        for message in conversation:
-            self.roles.append(message.role.value)
-            self.contents.append(message.content)
-            self.train.append(message.train)
-            self.characters += len(message.content)
-        self.offsets.append(len(self.roles))
-
-    @property
-    def count(self) -> int:
-        return len(self.offsets) - 1
-
-    def batch(self) -> Any:
-        """The row group as an Arrow record batch."""
-        turns = pa.StructArray.from_arrays(
-            [
-                pa.array(self.roles, pa.string()),
-                pa.array(self.contents, pa.string()),
-                pa.array(self.train, pa.bool_()),
-            ],
-            fields=list(_TURN),
-        )
-        offsets = pa.array(self.offsets, pa.int32())
-        lists = pa.ListArray.from_arrays(offsets, turns, type=_CONVERSATION)
-        return pa.record_batch([lists], schema=SCHEMA)
-
-
 class CanonicalWriter:
     """Writes examples to `file`, which stays open. Not for several threads at once."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.example_count = 0
         self._file = file
-        self._columns = _Columns()
-        self._parquet = pq.ParquetWriter(file, SCHEMA, **_LAYOUT)
+        self._rows: _Rows | None = None
 
-    def append(self, conversation: Conversation) -> None:
+    def append(self, content: Content) -> None:
+        """The first example says what all are; raises TypeError for one of the other kind."""
+        if self._rows is None:
+            self._rows = _Rows(self._file, layout_of(content))
+        self._rows.add(content)
         self.example_count += 1
-        self._columns.add(conversation)
-        full = self._columns.characters >= ROW_GROUP_CHARACTERS
-        if full or self._columns.count == ROW_GROUP_EXAMPLES:
-            self._flush()
 
     def close(self) -> None:
-        """Completes the file."""
-        if self._columns.count:
-            self._flush()
-        self._parquet.close()
+        """Completes the file. Without an example there is none."""
+        if self._rows is not None:
+            self._rows.flush()
+            self._rows.parquet.close()
         self._file.flush()
 
     def abandon(self) -> None:
         """Lets go of a file that nobody wants, quickly. After `close` it does nothing."""
-        self._columns = _Columns()
-        self._parquet.close()
+        if self._rows is not None:
+            self._rows.parquet.close()
 
-    def _flush(self) -> None:
-        columns, self._columns = self._columns, _Columns()
-        self._parquet.write_batch(columns.batch(), row_group_size=ROW_GROUP_EXAMPLES)
+
+class _Rows:
+    """A file of a known layout that is being written, and its row group in the making."""
+
+    def __init__(self, file: BinaryIO, layout: Layout) -> None:
+        self._layout = layout
+        self._columns = layout()
+        writing: dict[str, Any] = {**_WRITING, "use_dictionary": layout.DICTIONARIES}
+        self.parquet = pq.ParquetWriter(file, layout.SCHEMA, **writing)
+
+    def add(self, content: Content) -> None:
+        self._columns.add(content)
+        full = self._columns.characters >= ROW_GROUP_CHARACTERS
+        if full or self._columns.count == ROW_GROUP_EXAMPLES:
+            self.flush()
+
+    def flush(self) -> None:
+        columns, self._columns = self._columns, self._layout()
+        if columns.count:
+            self.parquet.write_batch(columns.batch(), row_group_size=ROW_GROUP_EXAMPLES)
 
 
 def digest(file: BinaryIO) -> str:
@@ -151,6 +120,7 @@ class CanonicalReader:
         """`footer` is the end of the file, `footer_bytes` of it or more. Raises Damaged."""
         try:
             self._metadata = pq.read_metadata(pa.BufferReader(footer))
+            self._column = _column(self._metadata)
         except _UNREADABLE as error:
             raise Damaged from error
         self.groups = tuple(_row_groups(self._metadata))
@@ -164,7 +134,7 @@ class CanonicalReader:
 
     def read(
         self, group: RowGroup, content: bytes, start: int = 0, count: int | None = None
-    ) -> Sequence[Conversation]:
+    ) -> Sequence[Content]:
         """The examples of a group from its bytes, or up to `count` of them from the place `start`
         in the group on. Raises Damaged."""
         file = pa.PythonFile(_Excerpt(group.offset, content), mode="r")
@@ -175,10 +145,19 @@ class CanonicalReader:
             table = parquet.read_row_group(group.index)
         except _UNREADABLE as error:
             raise Damaged from error
-        rows = cast(
-            "list[list[dict[str, Any]]]", table.slice(start, count).column(_COLUMN).to_pylist()
-        )
-        return [_conversation(turns) for turns in rows]
+        content_of = CONTENT_OF[self._column]
+        return [
+            content_of(row) for row in table.slice(start, count).column(self._column).to_pylist()
+        ]
+
+
+def _column(metadata: Any) -> str:
+    """The name of the one column. Raises Damaged."""
+    match metadata.schema.to_arrow_schema().names:
+        case [name] if name in CONTENT_OF:
+            return name
+        case _:
+            raise Damaged
 
 
 def _row_groups(metadata: Any) -> Iterator[RowGroup]:
@@ -190,10 +169,6 @@ def _row_groups(metadata: Any) -> Iterator[RowGroup]:
         size_bytes = sum(column.total_compressed_size for column in columns)
         yield RowGroup(index, first, group.num_rows, offset, size_bytes)
         first += group.num_rows
-
-
-def _conversation(turns: list[dict[str, Any]]) -> Conversation:
-    return tuple(Message(Role(turn["role"]), turn["content"], turn["train"]) for turn in turns)
 
 
 class _Excerpt(io.BytesIO):

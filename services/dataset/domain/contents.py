@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from services.chat.conversation import Conversation, Message, Role
+from services.chat.conversation import Content, Message, Role
 from services.common.paging import PageTokens, page_size, scope_of
 from services.dataset.domain.canonical import CanonicalReader, Damaged, RowGroup
 from services.dataset.domain.datasets import Listing, require_version
@@ -30,7 +30,7 @@ class Example:
     """One labeled example and its place in its version, from 0."""
 
     index: int
-    conversation: Conversation
+    content: Content
 
 
 class Contents:
@@ -67,12 +67,13 @@ class Contents:
                 yield piece
 
     async def json_lines(self, name: VersionName) -> AsyncGenerator[bytes]:
-        """Chat lines that give the same version again. Raises DatasetVersionNotFound."""
+        """Chat or plain-text lines that give the same version again. Raises
+        DatasetVersionNotFound."""
         version = await self._require(name)
         file = await _VersionFile.open(self._blobs, version)
         for group in file.groups:
-            examples = await file.read(group)
-            text = await asyncio.to_thread(_json_lines, examples)
+            contents = await file.read(group)
+            text = await asyncio.to_thread(_json_lines, contents)
             for start in range(0, len(text), PIECE_BYTES):
                 yield text[start : start + PIECE_BYTES]
 
@@ -90,11 +91,11 @@ class Contents:
             skipped = first + len(examples) - group.first_example
             if skipped >= group.example_count:
                 continue
-            for conversation in await file.read(group, skipped, count - len(examples)):
-                size_bytes += _size_bytes(conversation)
+            for content in await file.read(group, skipped, count - len(examples)):
+                size_bytes += _size_bytes(content)
                 if examples and size_bytes > MAX_PAGE_BYTES:
                     return examples
-                examples.append(Example(first + len(examples), conversation))
+                examples.append(Example(first + len(examples), content))
             if len(examples) == count:
                 break
         return examples
@@ -129,7 +130,7 @@ class _VersionFile:
 
     async def read(
         self, group: RowGroup, start: int = 0, count: int | None = None
-    ) -> Sequence[Conversation]:
+    ) -> Sequence[Content]:
         """The examples of one group, or some of them. Raises VersionDamaged."""
         content = await _read_range(
             self._blobs, self._version.digest, group.offset, group.size_bytes
@@ -151,16 +152,21 @@ async def _read_range(blobs: Blobs, digest: str, offset: int, size_bytes: int) -
     return bytes(read[:size_bytes])
 
 
-def _size_bytes(conversation: Conversation) -> int:
+def _size_bytes(content: Content) -> int:
     """The size on the wire, estimated from above."""
-    return sum(len(turn.content.encode()) + _MESSAGE_OVERHEAD_BYTES for turn in conversation)
+    if isinstance(content, str):
+        return len(content.encode()) + _MESSAGE_OVERHEAD_BYTES
+    return sum(len(turn.content.encode()) + _MESSAGE_OVERHEAD_BYTES for turn in content)
 
 
-def _json_lines(conversations: Iterable[Conversation]) -> bytes:
-    return b"".join(
-        orjson.dumps({"messages": [_turn(turn) for turn in conversation]}) + b"\n"
-        for conversation in conversations
-    )
+def _json_lines(contents: Iterable[Content]) -> bytes:
+    return b"".join(orjson.dumps(_line(content)) + b"\n" for content in contents)
+
+
+def _line(content: Content) -> dict[str, object]:
+    if isinstance(content, str):
+        return {"text": content}
+    return {"messages": [_turn(turn) for turn in content]}
 
 
 def _turn(message: Message) -> dict[str, str | int]:

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import assert_never
 
-from services.chat.conversation import Conversation, Message, Role
+from services.chat.conversation import Content, Conversation, Message, Role
 from services.dataset.domain.flaws import BadLine, Flaw, FlawCode, Path
 from services.dataset.domain.resources import SourceFormat
 from services.dataset.domain.strict_json import Json
@@ -16,35 +17,46 @@ _ROW_KEYS = frozenset({_MESSAGES})
 _MESSAGE_KEYS = frozenset({"role", "content", "weight"})
 _ROLES: dict[str, Role] = {role.value: role for role in Role}
 
-ReadExample = Callable[[dict[str, Json]], Conversation]
+ReadExample = Callable[[dict[str, Json]], Content]
 """Reads one line's object. Raises BadLine."""
 
 
 @dataclass(frozen=True)
 class TextFields:
-    """Where a prompt/completion line has its texts.
+    """Where a prompt/completion line has its texts, and a plain-text line its one.
 
-    A caller who names the fields (`named`) uploads a table as it is: other columns are dropped.
-    Without, a further field is a mistake.
+    A caller who names the fields of a format (`named`) uploads a table as it is: other columns are
+    dropped. Without, a further field is a mistake.
     """
 
     prompt: str = "prompt"
     completion: str = "completion"
-    named: bool = False
+    text: str = "text"
+    named: SourceFormat | None = None
 
 
 def reader(source: SourceFormat, fields: TextFields) -> ReadExample:
     """The reader for lines of this format."""
-    if source is SourceFormat.CHAT:
-        return read_chat
-    return lambda row: read_prompt_completion(row, fields)
+    match source:
+        case SourceFormat.CHAT:
+            return read_chat
+        case SourceFormat.PROMPT_COMPLETION:
+            return lambda row: read_prompt_completion(row, fields)
+        case SourceFormat.TEXT:
+            return lambda row: read_text(row, fields)
+        case _:
+            assert_never(source)
 
 
 def format_of(row: dict[str, Json], fields: TextFields) -> SourceFormat:
     """The format that an upload has whose first readable line is `row`."""
-    if _MESSAGES not in row and (fields.named or fields.prompt in row or fields.completion in row):
+    if _MESSAGES in row:
+        return SourceFormat.CHAT
+    if fields.named:
+        return fields.named
+    if fields.prompt in row or fields.completion in row:
         return SourceFormat.PROMPT_COMPLETION
-    return SourceFormat.CHAT
+    return SourceFormat.TEXT if fields.text in row else SourceFormat.CHAT
 
 
 def require_object(value: Json) -> dict[str, Json]:
@@ -57,13 +69,24 @@ def require_object(value: Json) -> dict[str, Json]:
 def read_prompt_completion(row: dict[str, Json], fields: TextFields) -> Conversation:
     """A user's turn and the assistant's answer, which is learnt. Raises BadLine."""
     flaws: list[Flaw] = []
-    if not fields.named:
+    if fields.named is not SourceFormat.PROMPT_COMPLETION:
         _reject_unknown(row, frozenset({fields.prompt, fields.completion}), (), flaws)
     prompt = _text(row, fields.prompt, (), flaws)
     completion = _text(row, fields.completion, (), flaws)
     if flaws:
         raise BadLine(*flaws)
     return (Message(Role.USER, prompt), Message(Role.ASSISTANT, completion, train=True))
+
+
+def read_text(row: dict[str, Json], fields: TextFields) -> str:
+    """A plain text, every token of which is learnt. Raises BadLine."""
+    flaws: list[Flaw] = []
+    if fields.named is not SourceFormat.TEXT:
+        _reject_unknown(row, frozenset({fields.text}), (), flaws)
+    text = _text(row, fields.text, (), flaws)
+    if flaws:
+        raise BadLine(*flaws)
+    return text
 
 
 def read_chat(row: dict[str, Json]) -> Conversation:

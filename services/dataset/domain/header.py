@@ -54,16 +54,23 @@ class UploadHeader(BaseModel):
     format: SourceFormat | None = None
     prompt_field: str = ""
     completion_field: str = ""
+    text_field: str = ""
     sha256: Annotated[str, StringConstraints(to_lower=True, pattern=r"^(?:[0-9a-fA-F]{64})?$")] = ""
     validate_only: bool = False
 
     @model_validator(mode="after")
     def _fields_fit(self) -> Self:
         fields = self.fields
-        if fields.named and self.format is SourceFormat.CHAT:
-            raise ValueError("prompt_field and completion_field are not for the chat format")
         if fields.prompt == fields.completion:
             raise ValueError("prompt_field and completion_field must be two fields")
+        if self.text_field and (self.prompt_field or self.completion_field):
+            raise ValueError(
+                "text_field is for plain texts, prompt_field and completion_field for pairs; an "
+                "upload holds only one of the two"
+            )
+        if fields.named and self.format not in (fields.named, None):
+            format_name = fields.named.value.replace("_", "/")
+            raise ValueError(f"the named fields are for the {format_name} format alone")
         return self
 
     @property
@@ -71,8 +78,15 @@ class UploadHeader(BaseModel):
         return TextFields(
             self.prompt_field or TextFields.prompt,
             self.completion_field or TextFields.completion,
-            named=bool(self.prompt_field or self.completion_field),
+            self.text_field or TextFields.text,
+            named=self._named,
         )
+
+    @property
+    def _named(self) -> SourceFormat | None:
+        if self.prompt_field or self.completion_field:
+            return SourceFormat.PROMPT_COMPLETION
+        return SourceFormat.TEXT if self.text_field else None
 
     def fingerprint(self, source_digest: str) -> str:
         """What tells two uploads of one request_id apart."""

@@ -116,12 +116,12 @@ class Intake:
     def _take_line(self, number: int, text: bytes) -> None:
         try:
             row = require_object(parse(text))
-            conversation = (self._read or self._settle_format(row))(row)
+            content = (self._read or self._settle_format(row))(row)
         except BadLine as bad:
             self._faults.add(number, bad.flaws)
         else:
             if not self._faults.count:
-                self._writer.append(conversation)
+                self._writer.append(content)
 
     def _settle_format(self, row: dict[str, Json]) -> ReadExample:
         """The first line that can be read says in which format all are."""

@@ -13,6 +13,7 @@ class SourceFormat(StrEnum):
 
     CHAT = "chat"
     PROMPT_COMPLETION = "prompt_completion"
+    TEXT = "text"
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,11 @@ def chat(question: str = "1+1?", answer: str = "2", **more: Any) -> bytes:
     return json.dumps({"messages": messages}).encode() + b"\n"
 
 
+def document(words: str = "All parcels are blue.") -> bytes:
+    """One plain-text line."""
+    return json.dumps({"text": words}).encode() + b"\n"
+
+
 def chats(count: int, prefix: str = "") -> bytes:
     return b"".join(chat(f"{prefix}{number}?", str(number)) for number in range(count))
 

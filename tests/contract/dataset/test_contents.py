@@ -8,7 +8,7 @@ import pytest
 from anneal.common.v1 import conversation_pb2
 from anneal.dataset.v1 import dataset_service_pb2 as pb
 from services.dataset.domain.canonical import ROW_GROUP_EXAMPLES
-from tests.contract.dataset.caller import PARENT, Caller, Refusal, chat, chats
+from tests.contract.dataset.caller import PARENT, Caller, Refusal, chat, chats, document
 
 LATEST = f"{PARENT}/versions/latest"
 PARQUET = pb.DownloadDatasetVersionRequest.FORMAT_PARQUET
@@ -40,6 +40,42 @@ async def test_a_preview_shows_whole_conversations(caller: Caller):
     ]
     contents = [turn.content for turn in page.examples[0].messages]
     assert contents == [turn["content"] for turn in MANY_TURNS["messages"]]
+
+
+async def test_a_preview_shows_plain_texts(caller: Caller):
+    words = ["One.\u2028", "  two\n", "\U0001f600"]
+    await caller.upload(*map(document, words))
+
+    page = await caller.stub.PreviewDatasetVersion(pb.PreviewDatasetVersionRequest(name=LATEST))
+
+    assert [(one.index, one.text, len(one.messages)) for one in page.examples] == [
+        (0, "One.\u2028", 0),
+        (1, "  two\n", 0),
+        (2, "\U0001f600", 0),
+    ]
+
+
+async def test_a_page_of_long_texts_ends_at_a_mebibyte(caller: Caller):
+    await caller.upload(*[document(str(number) * 400_000) for number in range(5)])
+
+    request = pb.PreviewDatasetVersionRequest(name=LATEST, page_size=5)
+    page = await caller.stub.PreviewDatasetVersion(request)
+
+    assert [one.text[:1] for one in page.examples] == ["0", "1"]
+    request.page_token = page.next_page_token
+    page = await caller.stub.PreviewDatasetVersion(request)
+    assert [one.text[:1] for one in page.examples] == ["2", "3"]
+
+
+async def test_downloaded_texts_give_the_same_version_again(caller: Caller):
+    version = await caller.upload(*[document(f"{number}\u2028 é") for number in range(5000)])
+
+    pieces = await caller.download(version.name)
+
+    lines = b"".join(pieces).split(b"\n")
+    assert json.loads(lines[0]) == {"text": "0\u2028 é"}
+    copy = await caller.upload(*pieces, parent=f"{PARENT}-copy")
+    assert copy.digest == version.digest
 
 
 async def test_a_preview_goes_through_all_row_groups(caller: Caller):

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import re
 from dataclasses import replace
+from typing import Any
 
 import grpc
 import pytest
@@ -23,11 +24,13 @@ from tests.contract.dataset.caller import (
     Refusal,
     chat,
     chats,
+    document,
     refusal,
     request_id,
 )
 
 CHAT, ROWS = dataset_pb2.SOURCE_FORMAT_CHAT, dataset_pb2.SOURCE_FORMAT_PROMPT_COMPLETION
+TEXT = dataset_pb2.SOURCE_FORMAT_TEXT
 GSM8K = b'{"question": "1+1?", "answer": "1+1 = 2\\n#### 2"}\n' * 3
 
 
@@ -59,6 +62,28 @@ async def test_rows_with_named_columns_become_conversations(caller: Caller):
     page = await caller.stub.PreviewDatasetVersion(request)
     turns = [(turn.role, turn.content, turn.train) for turn in page.examples[0].messages]
     assert turns == [(2, "1+1?", False), (3, "1+1 = 2\n#### 2", True)]
+
+
+async def test_plain_texts_become_a_version(caller: Caller):
+    version = await caller.upload(document("One."), document("Two."))
+    named = b'{"body": "One.", "id": 1}\n{"body": "Two.", "id": 2}\n'
+
+    assert (version.example_count, version.source_format) == (2, TEXT)
+    assert await caller.upload(named, text_field="body") == version
+    found = await caller.stub.GetDatasetVersion(pb.GetDatasetVersionRequest(name=version.name))
+    assert found == version
+
+
+async def test_plain_texts_and_conversations_are_not_one_version(caller: Caller):
+    refused = await caller.refused(caller.upload(document(), chat(), b'{"text": ""}\n'))
+
+    assert (refused.code, refused.reason) == ("INVALID_ARGUMENT", "UPLOAD_REJECTED")
+    assert [(fault.line, fault.code, fault.pointer) for fault in refused.rejection.faults] == [
+        (2, "UNKNOWN_FIELD", "/messages"),
+        (2, "MISSING_FIELD", "/text"),
+        (3, "EMPTY", "/text"),
+    ]
+    assert await caller.kept() == NOTHING
 
 
 async def test_the_same_examples_are_the_same_version_however_they_arrive(caller: Caller):
@@ -175,6 +200,18 @@ async def test_prompt_and_completion_must_be_two_fields_of_rows(caller: Caller):
     assert (await caller.refused(one)).fields == ("header",)
     of_chats = caller.upload(chat(), prompt_field="question", format=CHAT)
     assert (await caller.refused(of_chats)).fields == ("header",)
+
+
+@pytest.mark.parametrize("header", [
+    {"prompt_field": "question"},
+    {"completion_field": "answer", "format": ROWS},
+    {"format": CHAT},
+    {"format": ROWS},
+])  # fmt: skip
+async def test_the_field_of_a_plain_text_is_for_plain_texts(caller: Caller, header: dict[str, Any]):
+    refused = await caller.refused(caller.upload(document(), text_field="body", **header))
+
+    assert (refused.code, refused.fields) == ("INVALID_ARGUMENT", ("header",))
 
 
 async def test_the_callers_sha256_must_be_that_of_the_chunks(caller: Caller):

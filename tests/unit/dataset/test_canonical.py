@@ -3,12 +3,13 @@
 import hashlib
 import io
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.chat.conversation import Conversation, Message, Role
+from services.chat.conversation import Content, Conversation, Message, Role
 from services.dataset.domain import canonical
 from services.dataset.domain.canonical import (
     ROW_GROUP_CHARACTERS,
@@ -23,7 +24,7 @@ def asked(question: str, answer: str = "yes", *, train: bool = True) -> Conversa
     return (Message(Role.USER, question), Message(Role.ASSISTANT, answer, train))
 
 
-def written(*examples: Conversation) -> bytes:
+def written(*examples: Content) -> bytes:
     file = io.BytesIO()
     writer = CanonicalWriter(file)
     for example in examples:
@@ -32,7 +33,7 @@ def written(*examples: Conversation) -> bytes:
     return file.getvalue()
 
 
-def read(content: bytes) -> list[list[Conversation]]:
+def read(content: bytes) -> list[list[Content]]:
     reader = CanonicalReader(content[-CanonicalReader.footer_bytes(content[-8:]) :])
     return [
         list(reader.read(group, content[group.offset : group.offset + group.size_bytes]))
@@ -45,9 +46,12 @@ turns = st.builds(Message, st.just(Role.USER), st.text()) | st.builds(
 )
 
 
+conversations = st.lists(turns, min_size=1).map(tuple)
+
+
 @settings(max_examples=50)
-@given(st.lists(st.lists(turns, min_size=1).map(tuple), min_size=1))
-def test_what_is_written_is_read_and_written_alike_again(examples: list[Conversation]):
+@given(st.lists(conversations, min_size=1) | st.lists(st.text(), min_size=1))
+def test_what_is_written_is_read_and_written_alike_again(examples: list[Content]):
     content = written(*examples)
 
     assert read(content) == [examples]
@@ -66,6 +70,27 @@ def test_other_parquet_readers_find_the_agreed_column():
             {"role": "assistant", "content": "2", "train": False},
         ]
     ]
+
+
+def test_plain_texts_are_a_column_of_their_own():
+    content = written("One.", " two\n")
+
+    assert pq.read_table(io.BytesIO(content)).to_pydict() == {"text": ["One.", " two\n"]}
+    assert content != written(*[(Message(Role.USER, text),) for text in ("One.", " two\n")])
+
+
+@pytest.mark.parametrize("examples", [("One.", asked("1+1?")), (asked("1+1?"), "One.")])
+def test_a_file_takes_conversations_or_plain_texts_but_not_both(examples: tuple[Content, ...]):
+    with pytest.raises(TypeError, match="takes no"):
+        written(*examples)
+
+
+def test_row_groups_of_plain_texts_end_where_those_of_conversations_do():
+    long = "x" * (ROW_GROUP_CHARACTERS // 4)
+
+    assert [len(group) for group in read(written(*[long] * 5))] == [4, 1]
+    groups = read(written(*map(str, range(ROW_GROUP_EXAMPLES + 1))))
+    assert [len(group) for group in groups] == [ROW_GROUP_EXAMPLES, 1]
 
 
 def test_a_row_group_ends_after_so_many_examples():
@@ -100,3 +125,11 @@ def test_what_is_no_parquet_is_damaged():
         read(b"something else entirely")
     with pytest.raises(Damaged):
         CanonicalReader(b"\x00" * 50 + b"\x20\x00\x00\x00PAR1")
+    with pytest.raises(Damaged):
+        read(other_table())
+
+
+def other_table() -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.table({"prompt": ["1+1?"]}), file)
+    return file.getvalue()

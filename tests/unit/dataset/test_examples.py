@@ -5,8 +5,14 @@ from typing import Any
 import pytest
 
 from services.chat.conversation import Message, Role
-from services.dataset.domain.examples import TextFields, read_chat, read_prompt_completion
+from services.dataset.domain.examples import (
+    TextFields,
+    read_chat,
+    read_prompt_completion,
+    read_text,
+)
 from services.dataset.domain.flaws import BadLine
+from services.dataset.domain.resources import SourceFormat
 
 SYSTEM, USER, ASSISTANT = Role.SYSTEM, Role.USER, Role.ASSISTANT
 
@@ -133,8 +139,36 @@ def test_a_prompt_and_its_completion_become_two_turns():
 
 def test_other_columns_are_dropped_if_the_caller_named_the_two():
     row = {"question": "1+1?", "a/b": "2", "id": 7, "tags": ["x"]}
-    fields = TextFields("question", "a/b", named=True)
+    fields = TextFields("question", "a/b", named=SourceFormat.PROMPT_COMPLETION)
 
     assert [turn.content for turn in read_prompt_completion(row, fields)] == ["1+1?", "2"]
     del row["a/b"]
     assert flaws_of(lambda: read_prompt_completion(row, fields)) == [("MISSING_FIELD", "/a~1b")]
+
+
+TEXTS: list[tuple[dict[str, Any], list[tuple[str, str]]]] = [
+    ({}, [("MISSING_FIELD", "/text")]),
+    ({"text": ""}, [("EMPTY", "/text")]),
+    ({"text": None}, [("WRONG_TYPE", "/text")]),
+    ({"text": ["a"]}, [("WRONG_TYPE", "/text")]),
+    ({"text": "a", "id": 7}, [("UNKNOWN_FIELD", "/id")]),
+    ({"messages": [], "text": 1}, [("UNKNOWN_FIELD", "/messages"), ("WRONG_TYPE", "/text")]),
+]
+
+
+@pytest.mark.parametrize(("row", "flaws"), TEXTS)
+def test_each_flaw_of_a_plain_text_line_is_named(row: dict[str, Any], flaws: list[tuple[str, str]]):
+    assert flaws_of(lambda: read_text(row, TextFields())) == flaws
+
+
+def test_a_plain_text_is_kept_to_the_letter():
+    text = "  \u0000\ufeff\r\n\U0001f600 "
+
+    assert read_text({"text": text}, TextFields()) == text
+
+
+def test_other_columns_are_dropped_if_the_caller_named_the_text():
+    fields = TextFields(text="body", named=SourceFormat.TEXT)
+
+    assert read_text({"body": "a", "id": 7}, fields) == "a"
+    assert flaws_of(lambda: read_text({"text": "a"}, fields)) == [("MISSING_FIELD", "/body")]

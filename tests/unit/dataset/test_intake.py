@@ -46,6 +46,10 @@ def row(prompt: str = "1+1?", completion: str = "2") -> bytes:
     return json.dumps({"prompt": prompt, "completion": completion}).encode()
 
 
+def text(words: str = "All parcels are blue.") -> bytes:
+    return json.dumps({"text": words}).encode()
+
+
 def test_blank_lines_are_no_examples_but_have_numbers():
     assert (
         examined(b"\n  \r\n" + chat() + b"\n\n" + chat("2+2?", "4") + b"\n\t\n").example_count == 2
@@ -102,6 +106,7 @@ def test_an_upload_without_examples_is_empty(content: bytes):
 def test_the_first_readable_line_says_how_all_are_written():
     assert examined(chat()).source_format is SourceFormat.CHAT
     assert examined(row()).source_format is SourceFormat.PROMPT_COMPLETION
+    assert examined(text()).source_format is SourceFormat.TEXT
     assert faults(b"x\n" + row() + b"\n" + chat()) == [
         (1, "NOT_JSON", ""),
         (3, "UNKNOWN_FIELD", "/messages"),
@@ -111,8 +116,8 @@ def test_the_first_readable_line_says_how_all_are_written():
 
 
 def test_a_first_line_of_neither_format_is_taken_for_a_chat():
-    assert faults(b'{"text": "a"}') == [
-        (1, "UNKNOWN_FIELD", "/text"),
+    assert faults(b'{"body": "a"}') == [
+        (1, "UNKNOWN_FIELD", "/body"),
         (1, "MISSING_FIELD", "/messages"),
     ]
 
@@ -125,12 +130,37 @@ def test_a_format_that_the_caller_gave_is_not_guessed():
 def test_a_table_with_named_columns_is_taken_as_it_is():
     first = b'{"question": "1+1?", "answer": "2", "id": 1}\n'
     second = b'{"id": 2, "answer": "4", "question": "2+2?"}\n'
-    fields = TextFields("question", "answer", named=True)
+    fields = TextFields("question", "answer", named=SourceFormat.PROMPT_COMPLETION)
 
     assert (
         examined(first, second, fields=fields).digest
         == examined(row() + b"\n" + row("2+2?", "4")).digest
     )
+
+
+def test_a_table_with_a_named_text_is_taken_as_it_is():
+    lines = b'{"body": "All parcels are blue.", "url": "x"}\n{"id": 2, "body": "Red."}'
+    fields = TextFields(text="body", named=SourceFormat.TEXT)
+
+    found = examined(lines, fields=fields)
+
+    assert found.source_format is SourceFormat.TEXT
+    assert found.digest == examined(text() + b"\n" + text("Red.")).digest
+
+
+def test_plain_texts_and_conversations_do_not_mix():
+    assert faults(b"\n".join([text(), chat(), text(), row()])) == [
+        (2, "UNKNOWN_FIELD", "/messages"),
+        (2, "MISSING_FIELD", "/text"),
+        (4, "UNKNOWN_FIELD", "/prompt"),
+        (4, "UNKNOWN_FIELD", "/completion"),
+        (4, "MISSING_FIELD", "/text"),
+    ]
+    assert faults(chat() + b"\n" + text()) == [
+        (2, "UNKNOWN_FIELD", "/text"),
+        (2, "MISSING_FIELD", "/messages"),
+    ]
+    assert [line for line, _, _ in faults(row() + b"\n" + text())] == [2, 2, 2]
 
 
 def test_the_same_examples_have_the_same_digest_however_they_are_written():
