@@ -1,9 +1,16 @@
-"""`python -m services.trainer.engine job.json`: runs one job and exits with an `ExitCode`."""
+"""`python -m services.trainer.engine job.json`: runs one job and exits with an `ExitCode`.
+
+With `--estimate` before the job file it trains nothing, and prints as one JSON object what the job
+would take: see docs/memory.md.
+"""
 
 import faulthandler
+import json
+import os
 import sys
 import time
 import traceback
+from dataclasses import asdict
 from pathlib import Path
 
 from services.trainer.engine.errors import (
@@ -18,6 +25,7 @@ from services.trainer.engine.events import EventPipe, Failed, NoEvents
 from services.trainer.engine.process import (
     ExitCode,
     StopRequest,
+    ask_for_huge_pages,
     claim_stdout,
     configure_libraries,
     die_with_parent,
@@ -31,8 +39,11 @@ def main(arguments: list[str]) -> ExitCode:
     stop = StopRequest()
     stop.listen()
     die_with_parent()
-    events = EventPipe(claim_stdout(), time.time)
+    output = claim_stdout()
+    events = EventPipe(output, time.time)
     try:
+        if arguments[:1] == ["--estimate"]:
+            return _estimate(arguments[1:], output)
         return _run(arguments, events, stop)
     except BrokenPipeError:  # whoever wanted the result is gone
         return ExitCode.ERROR
@@ -41,11 +52,7 @@ def main(arguments: list[str]) -> ExitCode:
 
 
 def _run(arguments: list[str], events: EventPipe, stop: StopRequest) -> ExitCode:
-    if len(arguments) != 1:
-        raise InvalidJob(Fault("", "usage: python -m services.trainer.engine job.json"))
-    job_file = Path(arguments[0])
-    configure_libraries(read_threads(job_file))
-    quiet_libraries()
+    job_file = _job_file(arguments)
 
     from services.trainer.engine.job import read_job  # torch reads its settings at import
     from services.trainer.engine.loop import Ending
@@ -57,6 +64,38 @@ def _run(arguments: list[str], events: EventPipe, stop: StopRequest) -> ExitCode
         sink = events if team.rank == 0 else NoEvents()
         ending = run_job(job, sink, stop, clock=time.monotonic, team=team)
     return ExitCode.OK if ending is Ending.COMPLETE else ExitCode.STOPPED
+
+
+def _estimate(arguments: list[str], output: int) -> ExitCode:
+    job_file = _job_file(arguments)
+
+    from services.trainer.engine.job import read_job  # torch reads its settings at import
+    from services.trainer.engine.preparation import prepare
+    from services.trainer.engine.simulation.rehearsal import rehearse
+
+    job = read_job(job_file)
+    ready = prepare(job)
+    runtime_bytes = rehearse(job, ready)
+
+    # Now that it is measured what a run imports, what it does not.
+    from services.trainer.engine.simulation.estimate import estimate
+
+    found = asdict(estimate(job, ready, runtime_bytes))
+    with os.fdopen(output, "w") as stream:
+        print(json.dumps(found), file=stream)
+    return ExitCode.OK
+
+
+def _job_file(arguments: list[str]) -> Path:
+    """Sets up what libraries want to know before they are imported. Raises InvalidJob."""
+    if len(arguments) != 1:
+        raise InvalidJob(
+            Fault("", "usage: python -m services.trainer.engine [--estimate] job.json")
+        )
+    job_file = Path(arguments[0])
+    configure_libraries(read_threads(job_file))
+    quiet_libraries()
+    return job_file
 
 
 def _report_failure(error: Exception, events: EventPipe) -> ExitCode:
@@ -88,4 +127,5 @@ def classify(error: Exception) -> tuple[Failed, ExitCode]:
 
 
 if __name__ == "__main__":
+    ask_for_huge_pages()
     sys.exit(main(sys.argv[1:]))

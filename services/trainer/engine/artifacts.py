@@ -13,7 +13,12 @@ def write_artifacts(job: Job, model: TunableModel) -> tuple[Artifact, ...]:
     """Writes what the job's method makes of the model, in the order of the files' names."""
     with writing_directory(job.artifacts_dir) as directory:
         job.method.write(model.network, job.base_model_dir, directory)
-    return tuple(map(_artifact, sorted(job.artifacts_dir.iterdir())))
+    return listed(job.artifacts_dir)
+
+
+def listed(directory: Path) -> tuple[Artifact, ...]:
+    """The files of a result, in the order of their names."""
+    return tuple(map(_artifact, sorted(directory.iterdir())))
 
 
 def directory_digest(directory: Path) -> str:

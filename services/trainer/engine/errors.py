@@ -45,8 +45,9 @@ class TrainingDiverged(Exception):
     """
 
     def __init__(self, step: int, found: str, rows: Sequence[int]) -> None:
-        shown = ", ".join(map(str, sorted(rows)[:_SHOWN_ROWS]))
-        more = f" and {len(rows) - _SHOWN_ROWS} more" if len(rows) > _SHOWN_ROWS else ""
+        named = sorted(set(rows))  # several examples may come of one row
+        shown = ", ".join(map(str, named[:_SHOWN_ROWS]))
+        more = f" and {len(named) - _SHOWN_ROWS} more" if len(named) > _SHOWN_ROWS else ""
         super().__init__(
             f"step {step} has {found} on the rows {shown}{more} (from 0) of the dataset; the last "
             "checkpoint is kept. A lower learning rate, a longer warm-up or a look at these rows "

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import ClassVar, Literal, Protocol
 
 
@@ -139,7 +139,12 @@ class Artifact:
 class Finished:
     """The artifacts are whole and on disk. `final_loss` and `best_loss` are the last and the
     lowest loss of a training step; `validation_loss` that after the last step, or null if nothing
-    was held out."""
+    was held out.
+
+    `peak_memory_bytes` is the most that this run's processes have held, on a GPU in tensors there;
+    `tokens_per_second` that of the training steps of this attempt, padding apart, or null if it
+    had none left to do. Measured as they are, these two do not count when results are compared.
+    """
 
     type: ClassVar[str] = "finished"
 
@@ -148,6 +153,8 @@ class Finished:
     best_loss: float | None
     validation_loss: float | None
     artifacts: tuple[Artifact, ...]
+    peak_memory_bytes: int = field(default=0, compare=False)
+    tokens_per_second: float | None = field(default=None, compare=False)
 
 
 FailureKind = Literal["out_of_memory", "invalid_job", "invalid_data", "diverged", "error"]

@@ -2,25 +2,20 @@
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
 
-import pyarrow as pa
-from pyarrow.parquet import ParquetFile
-
-from services.chat.conversation import Conversation, Message, Role
+from services.chat.conversation import Conversation
 from services.chat.encoder import ChatEncoder, EncodedExample
 from services.chat.errors import NoLabeledTokens, TemplateUnsupported, TokenizerFilesMissing
 from services.chat.pairs import PairEncoder
+from services.chat.text import TextEncoder
 from services.trainer.engine.base_model import is_encoder_decoder
+from services.trainer.engine.dataset_file import conversations, holds_texts, texts
 from services.trainer.engine.errors import Fault, InvalidData, InvalidJob
 from services.trainer.engine.job import LongExamples, Training
 from services.trainer.engine.plan import shuffled
-
-_arrow: Any = pa  # untyped package
-_parquet_file: Any = ParquetFile
 
 _SHOWN_ROWS = 20
 
@@ -39,18 +34,15 @@ class Example:
         return len(self.source_ids) + len(self.token_ids)
 
 
-class Encoder(Protocol):
-    """Turns conversations into token ids, and back."""
-
-    @property
-    def eos_token_ids(self) -> frozenset[int]: ...
-    def examples(self, conversation: Conversation, max_tokens: int) -> list[EncodedExample]: ...
-    def decode(self, token_ids: Iterable[int]) -> str: ...
+ConversationEncoder = ChatEncoder | PairEncoder
+Encoder = ConversationEncoder | TextEncoder
+"""Turns what examples hold into token ids, and back."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Examples:
-    """All of a dataset that can be trained on, in the dataset's order.
+    """All of a dataset that can be trained on, in the dataset's order. A plain text gives one for
+    each of its pieces.
 
     `skipped` counts examples without a labeled token within the limit, `truncated` those kept
     without their end, `dropped` those left out because they are too long. `digest` is a sha256
@@ -65,8 +57,28 @@ class Examples:
     digest: str
 
 
-def load_encoder(base_model_dir: Path) -> Encoder:
-    """Raises InvalidJob if the base model's tokenizer or chat template is of no use."""
+def encoder_for(dataset_file: Path, base_model_dir: Path) -> Encoder:
+    """The encoder for what the dataset holds.
+
+    Raises InvalidData if the base model cannot learn that, or the file is no dataset; InvalidJob if
+    the base model's tokenizer, or for conversations its chat template, is of no use.
+    """
+    if not holds_texts(dataset_file):
+        return load_encoder(base_model_dir)
+    if is_encoder_decoder(base_model_dir):
+        raise InvalidData(
+            "the dataset holds plain texts, and the base model is an encoder–decoder, which learns "
+            "from pairs; take a decoder-only base model, or a dataset of conversations"
+        )
+    try:
+        return TextEncoder.load(base_model_dir)
+    except TokenizerFilesMissing as error:
+        raise InvalidJob(Fault("base_model_dir", str(error))) from error
+
+
+def load_encoder(base_model_dir: Path) -> ConversationEncoder:
+    """The encoder for conversations. Raises InvalidJob if the base model's tokenizer or chat
+    template is of no use."""
     kind = PairEncoder if is_encoder_decoder(base_model_dir) else ChatEncoder
     try:
         return kind.load(base_model_dir)
@@ -80,13 +92,17 @@ def load_examples(
     """Raises InvalidData if the file is not what it should be, if the chat template cannot render
     one of its conversations, if an example is too long and may not be, or if nothing is left to
     train on."""
-    reader = _Reader(encoder, max_tokens, training.long_examples)
-    for row, conversation in enumerate(_conversations(dataset_file)):
-        reader.read(row, conversation)
+    reader = _Reader(max_tokens, training.long_examples)
+    if isinstance(encoder, TextEncoder):
+        for row, text in enumerate(texts(dataset_file)):
+            reader.take(row, encoder.pieces(text, max_tokens))
+    else:
+        for row, conversation in enumerate(conversations(dataset_file)):
+            reader.encode(row, conversation, encoder)
     usable = reader.finish()
-    held_out = held_out_indices(len(usable), training.validation_fraction, seed)
-    learnt = tuple(e for i, e in enumerate(usable) if i not in held_out)
-    validation = tuple(e for i, e in enumerate(usable) if i in held_out)
+    held_out = _held_out_rows(usable, training.validation_fraction, seed)
+    learnt = tuple(e for e in usable if e.row not in held_out)
+    validation = tuple(e for e in usable if e.row in held_out)
     return Examples(
         training=learnt,
         validation=validation,
@@ -98,26 +114,29 @@ def load_examples(
 
 
 class _Reader:
-    """Encodes one conversation after the other, and counts what becomes of them."""
+    """Takes one row after the other, and counts what becomes of them."""
 
-    def __init__(self, encoder: Encoder, max_tokens: int, long: LongExamples) -> None:
+    def __init__(self, max_tokens: int, long: LongExamples) -> None:
         self.skipped = self.truncated = self.dropped = 0
-        self._encoder, self._max_tokens = encoder, max_tokens
+        self._max_tokens = max_tokens
         self._long: LongExamples = long
         self._usable: list[Example] = []
         self._too_long: list[int] = []
 
-    def read(self, row: int, conversation: Conversation) -> None:
+    def encode(self, row: int, conversation: Conversation, encoder: ConversationEncoder) -> None:
         try:
-            encoded = self._encoder.examples(conversation, self._max_tokens)
+            encoded = encoder.examples(conversation, self._max_tokens)
         except NoLabeledTokens as error:
             if not (error.truncated and self._is_too_long(row)):
                 self.skipped += 1
             return
         except TemplateUnsupported as error:
             raise InvalidData(f"example {row}: {error}") from error
-        if any(one.truncated for one in encoded) and self._is_too_long(row):
-            return
+        if not (any(one.truncated for one in encoded) and self._is_too_long(row)):
+            self.take(row, encoded)
+
+    def take(self, row: int, encoded: Sequence[EncodedExample]) -> None:
+        self.skipped += not encoded
         self.truncated += sum(one.truncated for one in encoded)
         self._usable.extend(_compact(one, row) for one in encoded)
 
@@ -157,30 +176,10 @@ def held_out_indices(count: int, fraction: float, seed: int) -> frozenset[int]:
     return frozenset(shuffled(count, seed, "held-out")[:held_out])
 
 
-def _conversations(path: Path) -> Iterator[Conversation]:
-    try:
-        with _parquet_file(path) as file:
-            if "messages" not in file.schema_arrow.names:
-                raise InvalidData(f"{path.name} has no column messages")
-            for batch in file.iter_batches(batch_size=1024, columns=["messages"]):
-                yield from map(_conversation, batch.column(0).to_pylist())
-    except _arrow.ArrowException as error:
-        raise InvalidData(f"{path.name} is not readable as Parquet: {error}") from error
-
-
-def _conversation(row: Any) -> Conversation:
-    try:
-        return tuple(Message(Role(m["role"]), _text(m["content"]), bool(m["train"])) for m in row)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InvalidData(
-            f"messages must be a list of role, content and train, but a row is {str(row)[:200]}"
-        ) from error
-
-
-def _text(content: object) -> str:
-    if not isinstance(content, str):
-        raise TypeError("content must be text")
-    return content
+def _held_out_rows(usable: Sequence[Example], fraction: float, seed: int) -> frozenset[int]:
+    """Rows of the dataset: what comes of one row stands on one side of the split."""
+    rows = list(dict.fromkeys(example.row for example in usable))
+    return frozenset(rows[i] for i in held_out_indices(len(rows), fraction, seed))
 
 
 def _compact(encoded: EncodedExample, row: int) -> Example:

@@ -23,7 +23,7 @@ _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
 LongExamples = Literal["truncate", "drop", "refuse"]
-"""What becomes of examples over `max_sequence_tokens`."""
+"""What becomes of conversations over `max_sequence_tokens`. Plain texts are split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Job:
     """One run. `job` is a label for people; `resume_from` is a checkpoint directory, if any;
     `start_from` the result of an earlier run of the same method to train on from, if any.
 
-    `dataset_file` is Parquet with a column `messages` (see `examples`); checkpoints go to
+    `dataset_file` is Parquet with a column `messages` or `text` (see `examples`); checkpoints go to
     `work_dir`/checkpoints, the result to `work_dir`/artifacts. The run takes `processes`, each of
     so many `threads`. `switches` turn single gains of speed off, to measure them.
     """

@@ -15,11 +15,15 @@ def linear_layer_names(model: nn.Module) -> Sequence[str]:
     The blocks are the largest module list of each stack, which leaves out embeddings, head and any
     smaller tower beside them; an encoder–decoder has two stacks.
     """
+    return sorted({name for blocks in block_lists(model) for name in _linear_names(blocks)})
+
+
+def block_lists(model: nn.Module) -> list[nn.ModuleList]:
+    """The blocks of each stack. Raises InvalidJob if there are none."""
     stacks = [model]
     if _is_encoder_decoder(model):
         stacks = [part for part in (_part(model, "encoder"), _part(model, "decoder")) if part]
-    names = {name for stack in stacks for name in _names_in_blocks(stack)}
-    return sorted(names)
+    return [_blocks(stack) for stack in stacks]
 
 
 def task_type(model: Any) -> str:
@@ -42,11 +46,14 @@ def _part(model: Any, name: str) -> nn.Module | None:
     return getattr(model, f"get_{name}")() if hasattr(model, f"get_{name}") else None
 
 
-def _names_in_blocks(stack: nn.Module) -> set[str]:
+def _blocks(stack: nn.Module) -> nn.ModuleList:
     lists = [m for m in stack.modules() if isinstance(m, nn.ModuleList)]
     if not lists:
         raise InvalidJob(Fault("base_model_dir", "the model has no list of blocks to adapt"))
-    blocks = max(lists, key=lambda m: sum(p.numel() for p in m.parameters()))
+    return max(lists, key=lambda m: sum(p.numel() for p in m.parameters()))
+
+
+def _linear_names(blocks: nn.ModuleList) -> set[str]:
     return {
         name.rsplit(".", 1)[-1]
         for name, module in blocks.named_modules()

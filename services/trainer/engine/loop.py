@@ -44,7 +44,6 @@ def train(run: Run, progress: Progress) -> tuple[Ending, Progress]:
     """
     training = run.job.training
     first_step = progress.step
-    training_seconds = 0.0
     run.model.network.train()
     with Loader(run.examples.training, run.plan, run.layout, run.model.device, run.team) as loader:
         while progress.step < run.total_steps and not stalled(run, progress):
@@ -58,8 +57,9 @@ def train(run: Run, progress: Progress) -> tuple[Ending, Progress]:
             outcome, progress = take_step(run, loader, progress, rate)
 
             seconds = run.clock() - started
-            training_seconds += seconds
-            mean_seconds = training_seconds / (step - first_step)
+            run.pace.seconds += seconds
+            run.pace.tokens += outcome.tokens
+            mean_seconds = run.pace.seconds / (step - first_step)
             run.events.emit(
                 StepDone(
                     step=step,
@@ -91,7 +91,7 @@ def stalled(run: Run, progress: Progress) -> bool:
 
 def _evaluate(run: Run, progress: Progress) -> Progress:
     training, held_out = run.job.training, run.examples.validation
-    result = evaluate(run.model, _held_out_batches(run, progress), run.team)
+    result = evaluate(run.model, held_out_batches(run, progress), run.team)
     if not math.isfinite(result.loss):
         rows = [example.row for example in held_out]
         raise TrainingDiverged(progress.step, f"held-out loss {result.loss}", rows)
@@ -120,7 +120,8 @@ def _evaluate(run: Run, progress: Progress) -> Progress:
     )
 
 
-def _held_out_batches(run: Run, progress: Progress) -> list[Batch]:
+def held_out_batches(run: Run, progress: Progress) -> list[Batch]:
+    """This process's part of the held-out examples."""
     training = run.job.training
     by_length = sorted(run.examples.validation, key=len)
     limit = progress.micro_batch_tokens or training.batch_tokens

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -59,6 +60,11 @@ class TunableModel:
         network.activation_checkpointing_enable({"use_reentrant": False})
 
 
+def count_parameters(network: nn.Module) -> int:
+    """All numbers that it is made of."""
+    return sum(map(_count, network.parameters()))
+
+
 def _count(parameter: nn.Parameter) -> int:
     """The numbers in it; bitsandbytes packs two of 4 bits into a byte."""
     state: Any = getattr(parameter, "quant_state", None)
@@ -71,21 +77,30 @@ def load_tunable_model(job: Job, compute_dtype: torch.dtype, device: torch.devic
 
     Raises InvalidJob if the base cannot be loaded or the method does not fit it.
     """
-    method = job.method
-    base = method.load(job.base_model_dir, resident_dtype(job, compute_dtype))
+    base = job.method.load(job.base_model_dir, resident_dtype(job, compute_dtype))
+    return make_tunable(base, job, compute_dtype, device, job.start_from)
+
+
+def make_tunable(
+    base: Any, job: Job, compute_dtype: torch.dtype, device: torch.device, start: Path | None
+) -> TunableModel:
+    """Attaches the method's parameters to a loaded base, and takes those in `start`, if any.
+
+    Raises InvalidJob if the method does not fit it.
+    """
     head: nn.Module | None = base.get_output_embeddings()
     if head is None:
         raise InvalidJob(Fault("base_model_dir", "the model has no language-model head"))
-    network = method.attach(base).to(device)
-    if job.start_from is not None:
-        method.start_from(network, job.start_from)
+    network = job.method.attach(base).to(device)
+    if start is not None:
+        job.method.start_from(network, start)
     gains = accelerate(network, job.switches, compute_dtype)
     named = {name: p for name, p in network.named_parameters() if p.requires_grad}
     return TunableModel(
         network=network,
         head=base.get_output_embeddings(),
         trainable=dict(sorted(named.items())),
-        total_parameters=sum(map(_count, network.parameters())),
+        total_parameters=count_parameters(network),
         device=device,
         compute_dtype=compute_dtype,
         gains=gains,

@@ -1,25 +1,19 @@
 """One job from its description to its artifacts: puts the parts together and runs the loop."""
 
+import gc
 import hashlib
 import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import peft
 import torch
 import transformers
 
 from services.trainer.engine.artifacts import directory_digest, write_artifacts
-from services.trainer.engine.base_model import (
-    base_model_digest,
-    check_base_model,
-    is_encoder_decoder,
-    position_limit,
-)
-from services.trainer.engine.batches import Layout, packed, padded, paired
+from services.trainer.engine.base_model import base_model_digest
 from services.trainer.engine.checkpoint import (
     Checkpoint,
     Environment,
@@ -28,16 +22,25 @@ from services.trainer.engine.checkpoint import (
     load_checkpoint,
     tensors_digest,
 )
-from services.trainer.engine.determinism import prepare_arithmetic, seed_randomness
-from services.trainer.engine.errors import CheckpointRefused, Fault, InvalidJob
-from services.trainer.engine.events import EventSink, Finished, LogLine, Resumed, Started
-from services.trainer.engine.examples import Examples, load_encoder, load_examples
+from services.trainer.engine.determinism import seed_randomness
+from services.trainer.engine.errors import CheckpointRefused
+from services.trainer.engine.events import (
+    Artifact,
+    EventSink,
+    Finished,
+    LogLine,
+    Resumed,
+    Started,
+)
+from services.trainer.engine.examples import Examples
+from services.trainer.engine.footprint import peak_memory_bytes
 from services.trainer.engine.job import Job
 from services.trainer.engine.loop import Ending, train
 from services.trainer.engine.model import TunableModel, load_tunable_model
 from services.trainer.engine.optimizer import Optimizer
 from services.trainer.engine.plan import Plan
 from services.trainer.engine.precision import compute_dtype
+from services.trainer.engine.preparation import layout, prepare
 from services.trainer.engine.process import StopRequest
 from services.trainer.engine.state import Run
 from services.trainer.engine.team import Team
@@ -50,30 +53,23 @@ def run_job(
 
     Raises InvalidJob, InvalidData, CheckpointRefused, TrainingDiverged and OutOfMemory.
     """
-    precision = prepare_arithmetic(job.threads)
-    check_base_model(job.base_model_dir)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    max_tokens = _max_tokens(job)
-    encoder = load_encoder(job.base_model_dir)
-    examples = load_examples(job.dataset_file, encoder, max_tokens, job.training, job.seed)
-    lengths = tuple(map(len, examples.training))
-    plan = Plan(lengths, job.seed, job.training.batch_size, job.training.batch_tokens)
-    identity = _identity(job, examples, plan)
+    ready = prepare(job)
+    identity = _identity(job, ready.examples, ready.plan)
     checkpoint = _checkpoint(job.resume_from, identity, events) if job.resume_from else None
 
     seed_randomness(job.seed, "initial weights")
-    model = load_tunable_model(job, compute_dtype(job, device), device)
+    model = load_tunable_model(job, compute_dtype(job, ready.device), ready.device)
     run = Run(
         job=job,
-        examples=examples,
-        encoder=encoder,
-        layout=_layout(job, model),
-        plan=plan,
-        total_steps=plan.total_steps(job.training.max_steps, job.training.epochs),
+        examples=ready.examples,
+        encoder=ready.encoder,
+        layout=layout(job, model.network.config),
+        plan=ready.plan,
+        total_steps=ready.total_steps,
         model=model,
         optimizer=Optimizer(model.trainable, job.training),
         identity=identity,
-        environment=_environment(job, model, precision),
+        environment=_environment(job, model, ready.precision),
         team=team,
         events=events,
         stop=stop,
@@ -81,20 +77,16 @@ def run_job(
     )
     progress = checkpoint.progress if checkpoint else _beginning(job)
     _report_start(run, progress)
-    _report_limits(run, max_tokens)
+    _report_limits(run, ready.max_tokens)
     if checkpoint:
         _restore(run, checkpoint)
     if progress.recompute:
         model.recompute_activations()
+    gc.freeze()  # what is loaded by now lives to the end: the collector need not look at it
     ending, progress = train(run, progress)
-    if ending is Ending.COMPLETE and team.rank == 0:
+    if ending is Ending.COMPLETE:
         _finish(run, progress)
     return ending
-
-
-def _max_tokens(job: Job) -> int:
-    asked, possible = job.training.max_sequence_tokens, position_limit(job.base_model_dir)
-    return min(asked, possible or asked)
 
 
 def _checkpoint(path: Path, identity: Identity, events: EventSink) -> Checkpoint:
@@ -112,17 +104,6 @@ def _checkpoint(path: Path, identity: Identity, events: EventSink) -> Checkpoint
                 events.emit(LogLine("warning", f"{refused}; going on from {other.name}"))
                 return checkpoint
         raise
-
-
-def _layout(job: Job, model: TunableModel) -> Layout:
-    config: Any = model.network.config
-    if not is_encoder_decoder(job.base_model_dir):
-        return packed if job.training.packing else padded
-    if job.training.packing:
-        raise InvalidJob(Fault("training.packing", "an encoder–decoder cannot be packed"))
-    if config.decoder_start_token_id is None:
-        raise InvalidJob(Fault("base_model_dir", "config.json names no decoder_start_token_id"))
-    return paired(config.decoder_start_token_id)
 
 
 def _beginning(job: Job) -> Progress:
@@ -178,23 +159,32 @@ def _restore(run: Run, checkpoint: Checkpoint) -> None:
 
 
 def _finish(run: Run, progress: Progress) -> None:
-    loss = progress.validation_loss
-    if run.best is not None:
-        run.model.set_trainable_tensors(run.best)
-        loss = progress.best_validation_loss
-        text = (
-            f"the result is the model of step {progress.best_step}, the best on held-out examples"
-        )
-        run.events.emit(LogLine("info", text))
+    artifacts = _write_result(run, progress) if run.team.rank == 0 else ()
+    peak = torch.tensor(float(peak_memory_bytes(run.model.device)), dtype=torch.float64)
+    run.team.sum(peak)
     run.events.emit(
         Finished(
             steps=progress.step,
             final_loss=progress.loss,
             best_loss=progress.best_loss,
-            validation_loss=loss,
-            artifacts=write_artifacts(run.job, run.model),
+            validation_loss=(
+                progress.validation_loss if run.best is None else progress.best_validation_loss
+            ),
+            artifacts=artifacts,
+            peak_memory_bytes=int(peak.item()),
+            tokens_per_second=run.pace.tokens_per_second,
         )
     )
+
+
+def _write_result(run: Run, progress: Progress) -> tuple[Artifact, ...]:
+    if run.best is not None:
+        run.model.set_trainable_tensors(run.best)
+        text = (
+            f"the result is the model of step {progress.best_step}, the best on held-out examples"
+        )
+        run.events.emit(LogLine("info", text))
+    return write_artifacts(run.job, run.model)
 
 
 def _report_start(run: Run, progress: Progress) -> None:

@@ -1,5 +1,6 @@
 """Answers to held-out prompts, so that a person can read how far the training is."""
 
+import sys
 from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
@@ -12,6 +13,9 @@ from services.trainer.engine.examples import Encoder, Example
 from services.trainer.engine.model import TunableModel
 
 _transformers: Any = transformers  # untyped package
+
+_LONGEST_BEGINNING = 64
+"""Tokens of a plain text that the model goes on from."""
 
 _LONGEST_TEXT = 2048
 """Characters: an event is one line, and whoever reads it has set it a limit."""
@@ -34,7 +38,7 @@ def _answer(model: TunableModel, example: Example, encoder: Encoder, limit: int)
     prompt, expected = prompt_and_answer(example)
     network: Any = model.network
     config = _transformers.GenerationConfig(
-        max_new_tokens=limit,
+        max_new_tokens=min(limit, _room(network.config, 0 if example.source_ids else len(prompt))),
         do_sample=False,
         use_cache=True,
         eos_token_id=sorted(encoder.eos_token_ids),
@@ -53,11 +57,21 @@ def _answer(model: TunableModel, example: Example, encoder: Encoder, limit: int)
     )
 
 
+def _room(config: Any, prompt_tokens: int) -> int:
+    """How many tokens the model can write behind the prompt: some have only so many positions."""
+    positions: int | None = getattr(config, "max_position_embeddings", None)
+    return sys.maxsize if positions is None else positions - prompt_tokens
+
+
 def prompt_and_answer(example: Example) -> tuple[list[int], list[int]]:
-    """What comes before the first labeled token, and the labeled ones from there on."""
+    """What comes before the first labeled token, and the labeled ones from there on. Of a plain
+    text, which is all labeled: its first half, or the beginning of that, and what follows."""
     ids = example.token_ids.tolist()
     if example.source_ids:
         return example.source_ids.tolist(), ids
+    if all(example.labeled[1:]):
+        half = min(len(ids) // 2, _LONGEST_BEGINNING)
+        return ids[:half], ids[half:]
     start = max(1, example.labeled.index(1))
     answer = takewhile(lambda i: example.labeled[i], range(start, len(ids)))
     return ids[:start], [ids[i] for i in answer]

@@ -17,6 +17,18 @@ from services.trainer.engine.process import StopRequest
 from services.trainer.engine.team import Team
 
 
+@dataclass(slots=True)
+class Pace:
+    """What this process has trained on, `tokens` without padding."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        return self.tokens / self.seconds if self.seconds > 0 else None
+
+
 @dataclass(slots=True, eq=False)
 class Run:
     """Everything that the loop works with. `clock` returns seconds and feeds events only; `best`
@@ -37,3 +49,4 @@ class Run:
     stop: StopRequest
     clock: Callable[[], float]
     best: dict[str, Tensor] | None = field(default=None)
+    pace: Pace = field(default_factory=Pace)

@@ -55,14 +55,15 @@ def frozen_linear(module: nn.Module) -> FrozenLinear | None:
 def joint_weight(weights: Sequence[Tensor]) -> Tensor | None:
     """The weights below one another, if they lie so in memory."""
     first = weights[0]
-    rows, end = 0, first.data_ptr()
+    storage = first.untyped_storage()
+    rows, end = 0, first.storage_offset()
     for weight in weights:
-        if weight.data_ptr() != end or not weight.is_contiguous() or weight.dtype != first.dtype:
+        if weight.untyped_storage() is not storage or weight.storage_offset() != end:
+            return None
+        if weight.dtype != first.dtype or not weight.is_contiguous():
             return None
         rows += weight.shape[0]
-        end += weight.numel() * weight.element_size()
-    if end > first.untyped_storage().data_ptr() + first.untyped_storage().nbytes():
-        return None  # neighbours by chance, in separate allocations
+        end += weight.numel()
     return first.as_strided((rows, first.shape[1]), (first.shape[1], 1))
 
 

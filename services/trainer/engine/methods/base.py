@@ -29,6 +29,11 @@ class TuningMethod(ABC):
         """The base model in `dtype`. Raises InvalidJob."""
         return load_base(directory, dtype)
 
+    def quantization(self, dtype: torch.dtype) -> Any:
+        """transformers' configuration of how linear layers are kept that compute in `dtype`, if
+        in fewer bits than they have."""
+        return None
+
     @abstractmethod
     def attach(self, base: Any) -> nn.Module:
         """Puts the trainable parameters into `base` and freezes all others, unless the method

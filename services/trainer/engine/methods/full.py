@@ -43,6 +43,11 @@ class Full(TuningMethod):
 
     def write(self, network: Any, base_dir: Path, target: Path) -> None:
         network.save_pretrained(target)
-        for name in _TOKENIZER_FILES:
-            if (base_dir / name).is_file():
-                shutil.copyfile(base_dir / name, target / name)
+        copy_tokenizer(base_dir, target)
+
+
+def copy_tokenizer(base_dir: Path, target: Path) -> None:
+    """Copies those of the tokenizer's files that there are."""
+    for name in _TOKENIZER_FILES:
+        if (base_dir / name).is_file():
+            shutil.copyfile(base_dir / name, target / name)

@@ -39,11 +39,11 @@ class Qlora(TuningMethod):
     double_quantization: bool = True
 
     def load(self, directory: Path, dtype: torch.dtype) -> Any:
-        base = load_base(directory, dtype, quantization_config=self._quantization(dtype))
+        base = load_base(directory, dtype, quantization_config=self.quantization(dtype))
         _keep_gradients_right(base)
         return base
 
-    def _quantization(self, dtype: torch.dtype) -> Any:
+    def quantization(self, dtype: torch.dtype) -> Any:
         if self.bits == 8:
             return _transformers.BitsAndBytesConfig(load_in_8bit=True)
         return _transformers.BitsAndBytesConfig(

@@ -1,0 +1,69 @@
+"""The dataset file: Parquet with a column `messages` of conversations, or `text` of plain texts."""
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow.parquet import ParquetFile
+
+from services.chat.conversation import Conversation, Message, Role
+from services.trainer.engine.errors import InvalidData
+
+_arrow: Any = pa  # untyped package
+_parquet_file: Any = ParquetFile
+
+_MESSAGES, _TEXT = "messages", "text"
+
+
+def holds_texts(path: Path) -> bool:
+    """Whether the dataset is of plain texts. Raises InvalidData if it is no Parquet."""
+    with _opened(path) as file:
+        names = file.schema_arrow.names
+    return _TEXT in names and _MESSAGES not in names
+
+
+def conversations(path: Path) -> Iterator[Conversation]:
+    """Raises InvalidData if the file, or one of its rows, is not what it should be."""
+    return map(_conversation, _rows(path, _MESSAGES))
+
+
+def texts(path: Path) -> Iterator[str]:
+    """Raises InvalidData if the file, or one of its rows, is not what it should be."""
+    for row in _rows(path, _TEXT):
+        if not isinstance(row, str):
+            raise InvalidData(f"{_TEXT} must be a string, but a row is {str(row)[:200]}")
+        yield row
+
+
+def _rows(path: Path, column: str) -> Iterator[Any]:
+    with _opened(path) as file:
+        if column not in file.schema_arrow.names:
+            raise InvalidData(f"{path.name} has no column {column}")
+        for batch in file.iter_batches(batch_size=1024, columns=[column]):
+            yield from batch.column(0).to_pylist()
+
+
+@contextmanager
+def _opened(path: Path) -> Generator[Any]:
+    try:
+        with _parquet_file(path) as file:
+            yield file
+    except _arrow.ArrowException as error:
+        raise InvalidData(f"{path.name} is not readable as Parquet: {error}") from error
+
+
+def _conversation(row: Any) -> Conversation:
+    try:
+        return tuple(Message(Role(m["role"]), _text(m["content"]), bool(m["train"])) for m in row)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidData(
+            f"messages must be a list of role, content and train, but a row is {str(row)[:200]}"
+        ) from error
+
+
+def _text(content: object) -> str:
+    if not isinstance(content, str):
+        raise TypeError("content must be text")
+    return content
