@@ -1,0 +1,1 @@
+"""Stands in for axolotl: does again what a recorded run of it did."""
