@@ -17,6 +17,7 @@ from anneal.generation import Inference
 from anneal.jobs import Jobs
 from anneal.models import Models
 from anneal.names import Names
+from anneal.sweeps import Sweeps
 from anneal.transport import Tls, open_blocking_channel
 
 
@@ -58,6 +59,10 @@ class Client:
     @cached_property
     def jobs(self) -> Jobs:
         return Jobs(self._connect(self.addresses.trainer), self.names)
+
+    @cached_property
+    def sweeps(self) -> Sweeps:
+        return Sweeps(self._connect(self.addresses.trainer), self.names)
 
     @cached_property
     def models(self) -> Models:

@@ -8,8 +8,12 @@ from typing import assert_never
 from anneal.connection import Connection, items_of_pages, new_request_id
 from anneal.errors import AnnealError, DataLoss, DeadlineExceeded, Refusal, Unavailable
 from anneal.names import Names
+from anneal.registry.v1.base_model_pb2 import ModelArchitecture
+from anneal.trainer.v1.estimate_pb2 import Device
 from anneal.trainer.v1.tuning_job_pb2 import (
+    BACKEND_UNSPECIFIED,
     AdapterMethod,
+    Backend,
     FullMethod,
     LoraMethod,
     PrefixMethod,
@@ -21,8 +25,12 @@ from anneal.trainer.v1.tuning_job_pb2 import (
 from anneal.trainer.v1.tuning_job_service_pb2 import (
     CancelTuningJobRequest,
     CreateTuningJobRequest,
+    EstimateTuningJobRequest,
+    EstimateTuningJobResponse,
     GetTuningJobRequest,
     ListTuningJobsRequest,
+    RecommendMethodRequest,
+    RecommendMethodResponse,
     WatchTuningJobRequest,
 )
 from anneal.trainer.v1.tuning_job_service_pb2_grpc import TuningJobServiceStub
@@ -58,6 +66,7 @@ class Jobs:
         start_from: str = "",
         seed: int = 0,
         max_attempts: int = 0,
+        backend: Backend.ValueType = BACKEND_UNSPECIFIED,
         labels: Mapping[str, str] | None = None,
         job_id: str = "",
         validate_only: bool = False,
@@ -67,9 +76,38 @@ class Jobs:
         Without a `method` it is LoRA; an empty message, like `FullMethod()`, takes all defaults.
         `dataset` is a dataset (its newest version) or one version of it. The result becomes a new
         version of `model`, by default the model named like the dataset. With `start_from`, a
-        version or an alias, training goes on from its parameters. With `validate_only` everything
-        is checked and nothing made.
+        version or an alias, training goes on from its parameters. `backend` is what trains, by
+        default Anneal's engine. With `validate_only` everything is checked and nothing made.
         """
+        job = self.describe(
+            dataset,
+            base_model,
+            method=method,
+            training=training,
+            model=model,
+            start_from=start_from,
+            seed=seed,
+            max_attempts=max_attempts,
+            backend=backend,
+            labels=labels,
+        )
+        return self.submit(job, job_id=job_id, validate_only=validate_only)
+
+    def describe(
+        self,
+        dataset: str,
+        base_model: str,
+        *,
+        method: Method | None = None,
+        training: TrainingParameters | None = None,
+        model: str = "",
+        start_from: str = "",
+        seed: int = 0,
+        max_attempts: int = 0,
+        backend: Backend.ValueType = BACKEND_UNSPECIFIED,
+        labels: Mapping[str, str] | None = None,
+    ) -> TuningJob:
+        """Returns the job that `create` asks for, without asking."""
         job = TuningJob(
             dataset_version=self._names.dataset_version(dataset),
             base_model=self._names.base_model(base_model),
@@ -78,9 +116,14 @@ class Jobs:
             training=training,
             seed=seed,
             max_attempts=max_attempts,
+            backend=backend,
             labels=labels or {},
         )
         job.MergeFrom(_with_method(method or LoraMethod()))
+        return job
+
+    def submit(self, job: TuningJob, *, job_id: str = "", validate_only: bool = False) -> TuningJob:
+        """Puts a job into the queue that is described already."""
         request = CreateTuningJobRequest(
             parent=self._names.parent,
             tuning_job_id=job_id,
@@ -89,6 +132,53 @@ class Jobs:
             validate_only=validate_only,
         )
         return self._connection.ask(self._rpc.CreateTuningJob, request)
+
+    def estimate(
+        self,
+        job: TuningJob,
+        *,
+        device: Device | None = None,
+        architecture: ModelArchitecture | None = None,
+        mean_example_tokens: float = 0.0,
+        price_per_hour: float = 0.0,
+    ) -> EstimateTuningJobResponse:
+        """Returns what a described job would take; one without a method, by each of the five.
+
+        What is left out is what the service knows: the largest device of its nodes, how the base
+        model is built, and a guess from the size of the dataset.
+        """
+        request = EstimateTuningJobRequest(
+            parent=self._names.parent,
+            tuning_job=job,
+            device=device,
+            architecture=architecture,
+            mean_example_tokens=mean_example_tokens,
+            price_per_hour=price_per_hour,
+        )
+        return self._connection.ask(self._rpc.EstimateTuningJob, request)
+
+    def recommend(
+        self,
+        job: TuningJob,
+        *,
+        target: RecommendMethodRequest.Target.ValueType = RecommendMethodRequest.TARGET_LOCAL,
+        device: Device | None = None,
+        architecture: ModelArchitecture | None = None,
+        mean_example_tokens: float = 0.0,
+        price_per_hour: float = 0.0,
+    ) -> RecommendMethodResponse:
+        """Returns the methods that `target` can serve for a described job without a method, the
+        best first, with reasons and estimates. What is left out is as for `estimate`."""
+        request = RecommendMethodRequest(
+            parent=self._names.parent,
+            tuning_job=job,
+            device=device,
+            architecture=architecture,
+            mean_example_tokens=mean_example_tokens,
+            price_per_hour=price_per_hour,
+            target=target,
+        )
+        return self._connection.ask(self._rpc.RecommendMethod, request)
 
     def get(self, job: str) -> TuningJob:
         request = GetTuningJobRequest(name=self._names.tuning_job(job))

@@ -4,7 +4,7 @@ Inside one's own project `support` says as much as `projects/default/datasets/su
 
 | short                              | stands for                                          |
 | ---------------------------------- | --------------------------------------------------- |
-| `support`                          | the dataset, job, model or experiment of that name  |
+| `support`                          | the dataset, job, sweep, model … of that name       |
 | `support`, `support@latest`        | (as a version) its newest version                   |
 | `support/v-0123…`, `support@v-0123…` | that version                                      |
 | `support@champion`                 | (of a model) the alias                              |
@@ -34,6 +34,9 @@ class Names:
 
     def tuning_job(self, text: str) -> str:
         return self._member("tuningJobs", text)
+
+    def tuning_sweep(self, text: str) -> str:
+        return self._member("tuningSweeps", text)
 
     def model(self, text: str) -> str:
         return self._member("models", text)

@@ -48,6 +48,7 @@ class Outcome:
     loss: float
     tokens_per_second: float
     peak_mib: float
+    steps: int
 
 
 def main() -> None:
@@ -55,12 +56,12 @@ def main() -> None:
     for column in ("to full's", "float32 loss", "plain loss", "difference", "× plain's speed"):
         table.add_column(column, justify="right")
     with tempfile.TemporaryDirectory() as directory:
-        dataset = _write_dataset(Path(directory))
+        dataset = write_dataset(Path(directory))
         of_full = 0.0
         for method in METHODS:
-            fast = _run_engine(_job(Path(directory), dataset, method, "auto"))
+            fast = run_engine(_job(Path(directory), dataset, method, "auto"))
             exact_job = _job(Path(directory), dataset, method, "float32")
-            exact = _run_engine(exact_job)
+            exact = run_engine(exact_job)
             plain = _run_plain(exact_job)
             of_full = of_full or fast.loss
             difference = exact.loss / plain["validation_loss"] - 1
@@ -80,7 +81,7 @@ def main() -> None:
     Console(width=160).print(table)
 
 
-def _write_dataset(directory: Path) -> Path:
+def write_dataset(directory: Path) -> Path:
     rows = [json.loads(line)["messages"] for line in EXAMPLES.read_text().splitlines()]
     for message in (message for row in rows for message in row):
         message["train"] = message["role"] == "assistant"
@@ -128,7 +129,7 @@ def _job(directory: Path, dataset: Path, method: str, precision: str) -> Path:
     return path
 
 
-def _run_engine(job_file: Path) -> Outcome:
+def run_engine(job_file: Path) -> Outcome:
     command = [sys.executable, "-m", "services.trainer.engine", str(job_file)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as engine:
         assert engine.stdout is not None
@@ -144,6 +145,7 @@ def _run_engine(job_file: Path) -> Outcome:
         loss=finished["validation_loss"],
         tokens_per_second=statistics.median(_speeds(events)),
         peak_mib=usage.ru_maxrss * 1024 / _MIB,
+        steps=sum(event["type"] == "step" for event in events),
     )
 
 

@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 import typer
 
 from anneal.cli import tuning
+from anneal.cli.estimate import estimate
 from anneal.cli.exits import Exit
+from anneal.cli.job_options import JobOptions, takes_a_job
 from anneal.cli.printing import (
     Format,
     OutputOption,
@@ -18,70 +20,27 @@ from anneal.cli.printing import (
     print_list,
     when,
 )
+from anneal.cli.recommend import recommend
 from anneal.cli.settings import client_for
 from anneal.cli.watching import state_word, watch_job
 from anneal.client import Client
 from anneal.names import last_part
-from anneal.trainer.v1.tuning_job_pb2 import ResumeCertificate, TrainingParameters, TuningJob
+from anneal.trainer.v1.tuning_job_pb2 import ResumeCertificate, TuningJob
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Tuning jobs.")
+
+app.command()(estimate)
+app.command()(recommend)
 
 JobArgument = Annotated[str, typer.Argument(help="The job's name.")]
 
 
 @app.command()
+@takes_a_job
 def create(
     ctx: typer.Context,
-    dataset: Annotated[str, typer.Option(help="`support` (its newest version) or `support/v-…`.")],
-    base: Annotated[str, typer.Option(help="The base model, for example `tiny-base`.")],
-    model: Annotated[
-        str, typer.Option(help="The model that gets the result; default: named like the dataset.")
-    ] = "",
-    start_from: Annotated[
-        str,
-        typer.Option(help="Go on from the parameters of `support/v-…`, or of `support@champion`."),
-    ] = "",
+    asked: JobOptions,
     name: Annotated[str, typer.Option(help="The job's name; made up by default.")] = "",
-    method: tuning.MethodOption = tuning.Method.LORA,
-    rank: tuning.Rank = None,
-    alpha: tuning.Alpha = None,
-    dropout: tuning.Dropout = None,
-    target_module: tuning.TargetModule = None,
-    rslora: tuning.Rslora = None,
-    dora: tuning.Dora = None,
-    bits: tuning.Bits = None,
-    double_quantization: tuning.DoubleQuantization = None,
-    prefix_length: tuning.PrefixLength = None,
-    projection_size: tuning.ProjectionSize = None,
-    adapter_size: tuning.AdapterSize = None,
-    placement: tuning.PlacementOption = None,
-    activation: tuning.ActivationOption = None,
-    max_steps: tuning.MaxSteps = 0,
-    epochs: tuning.Epochs = None,
-    batch_size: tuning.BatchSize = None,
-    batch_tokens: tuning.BatchTokens = None,
-    micro_batch_tokens: tuning.MicroBatchTokens = None,
-    packing: tuning.Packing = None,
-    learning_rate: tuning.LearningRate = None,
-    warmup_steps: tuning.WarmupSteps = None,
-    schedule: tuning.ScheduleOption = None,
-    weight_decay: tuning.WeightDecay = None,
-    max_gradient_norm: tuning.MaxGradientNorm = None,
-    max_sequence_tokens: tuning.MaxSequenceTokens = None,
-    long_examples: tuning.LongExamples = None,
-    precision: tuning.PrecisionOption = None,
-    gradient_checkpointing: tuning.GradientCheckpointing = None,
-    validation_fraction: tuning.ValidationFraction = None,
-    evaluate_every: tuning.EvaluateEvery = None,
-    early_stopping_patience: tuning.EarlyStoppingPatience = None,
-    sample_count: tuning.SampleCount = None,
-    sample_max_tokens: tuning.SampleMaxTokens = None,
-    checkpoint_every: tuning.CheckpointEvery = None,
-    keep_last_checkpoints: tuning.KeepLastCheckpoints = None,
-    keep_checkpoint_every: tuning.KeepCheckpointEvery = None,
-    seed: Annotated[int, typer.Option(help="Of order, split and dropout.")] = 0,
-    max_attempts: Annotated[int, typer.Option(help="Failures before it ends (3).")] = 0,
-    label: Annotated[list[str] | None, typer.Option(help="`key=value`; repeatable.")] = None,
     watch_it: Annotated[bool, typer.Option("--watch", help="Watch it until it ends.")] = False,
     validate_only: Annotated[
         bool, typer.Option("--validate-only", help="Check everything, create nothing.")
@@ -89,66 +48,9 @@ def create(
     output: OutputOption = Format.TEXT,
 ) -> None:
     """Put a job into the queue. What is left out takes the service's default, in brackets."""
-    chosen = tuning.method_message(
-        method,
-        {
-            "rank": rank,
-            "alpha": alpha,
-            "dropout": dropout,
-            "target_modules": target_module,
-            "rslora": rslora,
-            "dora": dora,
-            "bits": bits,
-            "double_quantization": double_quantization,
-            "prefix_length": prefix_length,
-            "projection_size": projection_size,
-            "adapter_size": adapter_size,
-            "placement": placement,
-            "activation": activation,
-        },
-    )
-    training = tuning.filled(
-        TrainingParameters,
-        {
-            "max_steps": max_steps,
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "batch_tokens": batch_tokens,
-            "micro_batch_tokens": micro_batch_tokens,
-            "packing": packing,
-            "learning_rate": learning_rate,
-            "warmup_steps": warmup_steps,
-            "schedule": schedule,
-            "weight_decay": weight_decay,
-            "max_gradient_norm": max_gradient_norm,
-            "max_sequence_tokens": max_sequence_tokens,
-            "long_examples": long_examples,
-            "precision": precision,
-            "gradient_checkpointing": gradient_checkpointing,
-            "validation_fraction": validation_fraction,
-            "evaluate_every": evaluate_every,
-            "early_stopping_patience": early_stopping_patience,
-            "sample_count": sample_count,
-            "sample_max_tokens": sample_max_tokens,
-            "checkpoint_every": checkpoint_every,
-            "keep_last_checkpoints": keep_last_checkpoints,
-            "keep_checkpoint_every": keep_checkpoint_every,
-        },
-    )
     with client_for(ctx) as client:
-        job = client.jobs.create(
-            dataset,
-            base,
-            method=chosen,
-            training=training,
-            model=model,
-            start_from=start_from,
-            seed=seed,
-            max_attempts=max_attempts,
-            labels=_labels(label or []),
-            job_id=name,
-            validate_only=validate_only,
-        )
+        described = asked.described(client)
+        job = client.jobs.submit(described, job_id=name, validate_only=validate_only)
         _print_created(client, job, output, validate_only=validate_only, goes_on=watch_it)
         if watch_it and not validate_only:
             _watch(client, job.name, 0, output)
@@ -262,6 +164,7 @@ def _job_fields(client: Client, job: TuningJob) -> dict[str, str]:
         "method": _method_text(job),
         "training": tuning.settings_text("", job.training),
         "seed": str(job.seed),
+        "trial of": short(job.tuning_sweep),
         "labels": ", ".join(f"{key}={value}" for key, value in sorted(job.labels.items())),
         "attempt": f"{job.attempt} of {job.max_attempts}" if job.attempt else "",
         "resumed": "\n".join(map(_resume_text, job.resume_certificates)),
@@ -290,10 +193,3 @@ def _resume_text(certificate: ResumeCertificate) -> str:
 def _figure(job: TuningJob, name: Literal["loss", "best_loss", "validation_loss"]) -> str:
     progress = job.progress
     return f"{getattr(progress, name):.4f}" if progress.HasField(name) else ""
-
-
-def _labels(pairs: list[str]) -> dict[str, str]:
-    for pair in pairs:
-        if "=" not in pair:
-            raise typer.BadParameter(f"{pair!r} is not key=value", param_hint="--label")
-    return {key: value for key, _, value in (pair.partition("=") for pair in pairs)}

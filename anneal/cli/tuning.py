@@ -1,4 +1,4 @@
-"""What `anneal job create` tells of a job: its method and its training, option by option."""
+"""What commands tell of a job: its method and its training, option by option."""
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -57,6 +57,14 @@ class Activation(StrEnum):
     RELU = "relu"
     SILU = "silu"
     GELU = "gelu"
+
+
+class Backend(StrEnum):
+    """What trains."""
+
+    BUILTIN = "builtin"
+    UNSLOTH = "unsloth"
+    AXOLOTL = "axolotl"
 
 
 class Schedule(StrEnum):
@@ -121,6 +129,10 @@ ActivationOption = Annotated[
     Activation | None, _of_method("--activation", help="adapter: between down and up (relu).")
 ]
 
+Auto = Annotated[
+    bool | None,
+    _of_training("--auto", help="Choose what is left out by rules, not by fixed defaults."),
+]
 MaxSteps = Annotated[int, _of_training(help="Steps; 0: --epochs decides.")]
 Epochs = Annotated[float | None, _of_training(help="Passes over the examples (3).")]
 BatchSize = Annotated[int | None, _of_training(help="Examples in a step (8).")]

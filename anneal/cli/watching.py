@@ -253,6 +253,8 @@ def _log(log: LogLine) -> str:
 
 def _ending(client: Client, job: TuningJob) -> str:
     short: Callable[[str], str] = client.names.short
+    if job.state == TuningJob.STATE_SUCCEEDED and not job.model_version:
+        return f"{short(job.name)} SUCCEEDED: a trial of {short(job.tuning_sweep)}"
     if job.state == TuningJob.STATE_SUCCEEDED:
         version = short(job.model_version)
         return f"{short(job.name)} SUCCEEDED: {version}\nnext: anneal chat {version}"

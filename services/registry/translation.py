@@ -1,6 +1,7 @@
 """Proto ⇄ domain."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from datetime import datetime
 from typing import TypeVar
 
@@ -11,6 +12,7 @@ from anneal.registry.v1 import base_model_pb2, model_pb2, registry_service_pb2
 from services.common.faults import InvalidArgument, Violation
 from services.common.manifest import JSON
 from services.common.request_ids import RequestKey, fingerprint, require_uuid4
+from services.registry.domain.architecture import ModelArchitecture
 from services.registry.domain.base_models import BaseModel, HubRevision
 from services.registry.domain.catalog import AliasMove
 from services.registry.domain.models import Lineage, Model, ModelAlias, ModelVersion
@@ -70,7 +72,13 @@ def base_model_message(model: BaseModel) -> base_model_pb2.BaseModel:
     else:
         message.source.manifest_digest = model.source.manifest_digest
         message.size_bytes = model.source.size_bytes
+    if model.architecture is not None:
+        message.architecture.CopyFrom(_architecture(model.architecture))
     return message
+
+
+def _architecture(architecture: ModelArchitecture) -> base_model_pb2.ModelArchitecture:
+    return base_model_pb2.ModelArchitecture(**asdict(architecture))
 
 
 def model_message(model: Model) -> model_pb2.Model:

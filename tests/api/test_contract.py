@@ -73,6 +73,7 @@ def test_every_service_of_the_design_has_a_contract() -> None:
     assert services == {
         "DatasetService",
         "TuningJobService",
+        "TuningSweepService",
         "NodeLeaseService",
         "RegistryService",
         "InferenceService",

@@ -11,7 +11,9 @@ from services.common.blobs import Blobs
 from services.common.directories import hub_digest
 from services.common.manifest import FileEntry, Manifest
 from services.common.store import Store
+from services.registry.adapters.architectures import read_architecture
 from services.registry.adapters.sql import SqlTables
+from services.registry.domain.architecture import ModelArchitecture
 from services.registry.domain.base_models import HubRevision, StoredFiles
 from services.registry.domain.names import BaseModelName
 
@@ -48,6 +50,10 @@ class BlobIntake:
         async with self._store.writing() as tables:
             await tables.base_models.put(name, fingerprint, files)
         return files
+
+    async def architecture(self, directory: Path) -> ModelArchitecture | None:
+        # Headers are short: they are read at every start rather than kept.
+        return await asyncio.to_thread(read_architecture, directory)
 
     def hub_digest(self, revision: HubRevision) -> str:
         return hub_digest(revision.repository, revision.revision)

@@ -12,6 +12,7 @@ import structlog
 from services.common.bus import retry_delays
 from services.common.faults import Aborted, Unavailable
 from services.common.paging import Key, Page
+from services.registry.domain.architecture import ModelArchitecture
 from services.registry.domain.errors import BaseModelNotFound, BaseModelNotReady
 from services.registry.domain.names import BaseModelName
 
@@ -44,11 +45,13 @@ class AllowedModel:
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A model to start from. Its digest identifies its files."""
+    """A model to start from. Its digest identifies its files. `architecture` is how it is built, or
+    None where that cannot be told."""
 
     name: BaseModelName
     digest: str
     source: StoredFiles | HubRevision
+    architecture: ModelArchitecture | None = None
 
 
 class Intake(Protocol):
@@ -58,6 +61,12 @@ class Intake(Protocol):
         """Stores the files that may be stored; repeated, it finds them stored.
 
         Raises Unavailable, and OSError if the directory cannot be read."""
+        ...
+
+    async def architecture(self, directory: Path) -> ModelArchitecture | None:
+        """How the model in the directory is built; None where that cannot be told.
+
+        Raises OSError if the directory cannot be read."""
         ...
 
     def hub_digest(self, revision: HubRevision) -> str:
@@ -109,7 +118,8 @@ class BaseModels:
         match entry.source:
             case Path():
                 files = await self._intake.directory(entry.name, entry.source)
-                return BaseModel(entry.name, files.manifest_digest, files)
+                architecture = await self._intake.architecture(entry.source)
+                return BaseModel(entry.name, files.manifest_digest, files, architecture)
             case HubRevision():
                 digest = self._intake.hub_digest(entry.source)
                 return BaseModel(entry.name, digest, entry.source)

@@ -18,6 +18,7 @@ from services.trainer.control.adapters.catalogs import (
 from services.trainer.control.adapters.sql import trainer_tables
 from services.trainer.control.config import ControlConfig
 from services.trainer.control.domain.drafts import Specification
+from services.trainer.control.domain.fleet import Fleet
 from services.trainer.control.domain.signals import Signals
 from services.trainer.control.wiring import Parts, control
 
@@ -37,7 +38,10 @@ async def run() -> None:
     registry = open_channel(config.registry_address, tls=config.tls, api_key=key)
     models = RegistryServiceStub(registry)
     specification = Specification(
-        GrpcDatasets(DatasetServiceStub(dataset)), GrpcBaseModels(models), GrpcModelVersions(models)
+        GrpcDatasets(DatasetServiceStub(dataset)),
+        GrpcBaseModels(models),
+        GrpcModelVersions(models),
+        Fleet(store),
     )
     parts = Parts(store, bus, signals, specification, tokens)
     whole = control(parts, config.leases, config.watch_poll_s)

@@ -8,12 +8,14 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from anneal.enums import word_of
+from anneal.registry.v1 import base_model_pb2
 from anneal.trainer.v1 import node_lease_service_pb2 as lease_pb
 from anneal.trainer.v1 import tuning_job_pb2 as job_pb
 from anneal.trainer.v1 import tuning_job_service_pb2 as service_pb
 from services.common.faults import InvalidArgument
 from services.common.request_ids import fingerprint
 from services.trainer.control.domain.drafts import Draft
+from services.trainer.control.domain.estimates import EstimateCall
 from services.trainer.control.domain.names import TuningJobName
 from services.trainer.control.domain.node_calls import (
     ClaimCall,
@@ -30,6 +32,7 @@ from services.trainer.control.domain.progress import (
     Stepped,
     Telemetry,
 )
+from services.trainer.control.domain.recommendations import RecommendCall
 from services.trainer.control.domain.tuning_jobs import Listing, NewJob
 
 _TELEMETRY_SUBJECT = re.compile(r"anneal\.jobs\.([^.]+)\.([^.]+)\.events")
@@ -40,26 +43,61 @@ class Unreadable(Exception):
 
 
 def new_job(request: service_pb.CreateTuningJobRequest) -> NewJob:
-    job = request.tuning_job
     return NewJob(
         parent=request.parent,
         job_id=request.tuning_job_id,
-        draft=Draft(
-            job.base_model, job.dataset_version, job.model, _settings(job), job.start_version
-        ),
+        draft=draft(request.tuning_job),
         request_id=request.request_id,
         fingerprint=fingerprint(request.SerializeToString(deterministic=True)),
         validate_only=request.validate_only,
     )
 
 
+def draft(job: job_pb.TuningJob) -> Draft:
+    return Draft(job.base_model, job.dataset_version, job.model, _settings(job), job.start_version)
+
+
 def listing(request: service_pb.ListTuningJobsRequest) -> Listing:
     return Listing(request.parent, request.page_size, request.page_token, request.filter)
 
 
+def estimate(
+    request: service_pb.EstimateTuningJobRequest | service_pb.RecommendMethodRequest,
+) -> EstimateCall:
+    given = architecture(request.architecture) if request.HasField("architecture") else None
+    asked = ("mean_example_tokens", "price_per_hour")
+    return EstimateCall(
+        parent=request.parent,
+        draft=draft(request.tuning_job),
+        device=_fields(request.device) if request.HasField("device") else None,
+        architecture=given,
+        circumstances={name: getattr(request, name) for name in asked},
+    )
+
+
+def recommendation(request: service_pb.RecommendMethodRequest) -> RecommendCall:
+    target = request.target or service_pb.RecommendMethodRequest.TARGET_LOCAL
+    words = service_pb.RecommendMethodRequest.Target.DESCRIPTOR
+    return RecommendCall(estimate(request), word_of(words, target))
+
+
+def architecture(message: base_model_pb2.ModelArchitecture) -> dict[str, object]:
+    layers = tuple(_fields(one) for one in message.linear_layers)
+    return {**_fields(message), "linear_layers": layers}
+
+
 def claim(request: lease_pb.ClaimTuningJobRequest) -> ClaimCall:
     wait_s = request.wait.seconds + request.wait.nanos / 1e9
-    return ClaimCall(node=request.node, wait=wait_s, request_id=request.request_id or None)
+    backends = (word_of(job_pb.Backend.DESCRIPTOR, number) for number in request.backends)
+    return ClaimCall.model_validate(
+        {
+            "node": request.node,
+            "wait": wait_s,
+            "request_id": request.request_id or None,
+            "device": _fields(request.device) if request.HasField("device") else None,
+            "backends": tuple(backends),
+        }
+    )
 
 
 def heartbeat(request: lease_pb.HeartbeatTuningJobRequest) -> HeartbeatCall:
@@ -149,6 +187,8 @@ def _stepped(step: job_pb.TrainingStep) -> Stepped:
 def _settings(job: job_pb.TuningJob) -> dict[str, object]:
     """What is set of the job; what is not takes its default in the domain."""
     settings: dict[str, object] = {"seed": job.seed, "labels": dict(job.labels)}
+    if job.backend:
+        settings["backend"] = word_of(job_pb.Backend.DESCRIPTOR, job.backend)
     if job.max_attempts:
         settings["max_attempts"] = job.max_attempts
     if kind := job.WhichOneof("method"):

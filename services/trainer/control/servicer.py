@@ -8,10 +8,12 @@ from anneal.trainer.v1 import tuning_job_service_pb2 as service_pb
 from anneal.trainer.v1.node_lease_service_pb2_grpc import NodeLeaseServiceServicer
 from anneal.trainer.v1.tuning_job_service_pb2_grpc import TuningJobServiceServicer
 from services.common.errors import Context
-from services.trainer.control import from_proto, to_proto
+from services.trainer.control import estimate_to_proto, from_proto, to_proto
+from services.trainer.control.domain.estimates import Estimates
 from services.trainer.control.domain.lookups import Lookups
 from services.trainer.control.domain.names import TuningJobName
 from services.trainer.control.domain.node_leases import Claim, NodeLeases
+from services.trainer.control.domain.recommendations import Recommendations
 from services.trainer.control.domain.tuning_jobs import TuningJobs
 from services.trainer.control.domain.watching import Watching
 
@@ -19,10 +21,19 @@ from services.trainer.control.domain.watching import Watching
 class TuningJobServicer(TuningJobServiceServicer):
     """What callers see."""
 
-    def __init__(self, jobs: TuningJobs, lookups: Lookups, watching: Watching) -> None:
+    def __init__(
+        self,
+        jobs: TuningJobs,
+        lookups: Lookups,
+        watching: Watching,
+        estimates: Estimates,
+        recommendations: Recommendations,
+    ) -> None:
         self._jobs = jobs
         self._lookups = lookups
         self._watching = watching
+        self._estimates = estimates
+        self._recommendations = recommendations
 
     async def CreateTuningJob(
         self, request: service_pb.CreateTuningJobRequest, context: Context
@@ -56,6 +67,18 @@ class TuningJobServicer(TuningJobServiceServicer):
         async for entry in self._watching.watch(name, request.after_sequence):
             yield service_pb.WatchTuningJobResponse(event=to_proto.event(entry))
 
+    async def EstimateTuningJob(
+        self, request: service_pb.EstimateTuningJobRequest, context: Context
+    ) -> service_pb.EstimateTuningJobResponse:
+        estimates, device = await self._estimates.of(from_proto.estimate(request))
+        return estimate_to_proto.answer(estimates, device)
+
+    async def RecommendMethod(
+        self, request: service_pb.RecommendMethodRequest, context: Context
+    ) -> service_pb.RecommendMethodResponse:
+        methods, device = await self._recommendations.of(from_proto.recommendation(request))
+        return estimate_to_proto.recommended(methods, device)
+
 
 class NodeLeaseServicer(NodeLeaseServiceServicer):
     """What nodes see."""
@@ -67,7 +90,8 @@ class NodeLeaseServicer(NodeLeaseServiceServicer):
         self, request: lease_pb.ClaimTuningJobRequest, context: Context
     ) -> lease_pb.ClaimTuningJobResponse:
         call = from_proto.claim(request)
-        claim = Claim(call.node, call.request_id or "")
+        device = call.device.value() if call.device else None
+        claim = Claim(call.node, call.request_id or "", device, call.offered())
         job = await self._leases.claim(claim, call.wait)
         lease = to_proto.lease(job, self._leases.policy.lease) if job else None
         return lease_pb.ClaimTuningJobResponse(lease=lease)

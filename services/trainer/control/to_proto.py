@@ -19,6 +19,7 @@ from services.trainer.control.domain.endings import Cause, Failure, Result
 from services.trainer.control.domain.job import (
     BaseModelSource,
     HubSource,
+    JobSpec,
     ManifestSource,
     TuningJob,
 )
@@ -50,32 +51,41 @@ _METHODS: Mapping[str, type[Message]] = {
 
 
 def tuning_job(job: TuningJob) -> job_pb.TuningJob:
-    settings = job.spec.settings
     return job_pb.TuningJob(
+        **specified(job.spec),
         name=str(job.name),
         uid=job.uid,
         state=state(job.state),
-        base_model=str(job.spec.base_model),
-        dataset_version=str(job.spec.dataset_version),
-        model=str(job.spec.model),
-        start_version=str(job.spec.start.version) if job.spec.start else "",
-        **_method(settings.method),
-        training=_message(job_pb.TrainingParameters, settings.training.model_dump()),
-        seed=settings.seed,
-        max_attempts=settings.max_attempts,
-        labels=settings.labels,
+        tuning_sweep=str(job.sweep) if job.sweep else "",
         attempt=job.attempt,
         progress=_progress(job.progress),
         error=_error(job.error) if job.error else None,
         model_version=job.model_version,
         node=job.node,
-        create_time=_timestamp(job.create_time),
-        update_time=_timestamp(job.update_time),
-        start_time=_timestamp(job.start_time),
-        end_time=_timestamp(job.end_time),
+        create_time=timestamp(job.create_time),
+        update_time=timestamp(job.update_time),
+        start_time=timestamp(job.start_time),
+        end_time=timestamp(job.end_time),
         etag=job.etag,
         resume_certificates=[job_pb.ResumeCertificate(**asdict(one)) for one in job.resumes],
     )
+
+
+def specified(spec: JobSpec) -> dict[str, Any]:
+    """The fields of a TuningJob that are resolved when it is created."""
+    settings = spec.settings
+    return {
+        "base_model": str(spec.base_model),
+        "dataset_version": str(spec.dataset_version),
+        "model": str(spec.model),
+        "start_version": str(spec.start.version) if spec.start else "",
+        **_method(settings.method),
+        "training": _message(job_pb.TrainingParameters, settings.training.model_dump()),
+        "seed": settings.seed,
+        "backend": number_of(job_pb.Backend.DESCRIPTOR, settings.backend),
+        "max_attempts": settings.max_attempts,
+        "labels": settings.labels,
+    }
 
 
 def state(state: State) -> job_pb.TuningJob.State.ValueType:
@@ -96,7 +106,7 @@ def lease(job: TuningJob, length: timedelta) -> lease_pb.Lease:
 
 def heartbeat_answer(job: TuningJob) -> lease_pb.HeartbeatTuningJobResponse:
     return lease_pb.HeartbeatTuningJobResponse(
-        lease_expire_time=_timestamp(job.lease_expire_time),
+        lease_expire_time=timestamp(job.lease_expire_time),
         cancel_requested=job.state is State.CANCELLING,
     )
 
@@ -110,7 +120,7 @@ def event(entry: HistoryEntry) -> job_pb.TuningJobEvent:
 def state_event(change: StateChange) -> job_pb.TuningJobEvent:
     """The last event of `change.after`, without its sequence."""
     return job_pb.TuningJobEvent(
-        time=_timestamp(change.after.update_time),
+        time=timestamp(change.after.update_time),
         attempt=change.after.attempt,
         state_change=job_pb.StateChange(
             **{"from": state(change.before)} if change.before else {},
@@ -177,7 +187,7 @@ def _error(failure: Failure) -> status_pb2.Status:
     return status
 
 
-def _timestamp(time: datetime | None) -> Timestamp | None:
+def timestamp(time: datetime | None) -> Timestamp | None:
     if time is None:
         return None
     message = Timestamp()

@@ -6,6 +6,9 @@ from functools import partial
 
 from anneal.trainer.v1.node_lease_service_pb2_grpc import add_NodeLeaseServiceServicer_to_server
 from anneal.trainer.v1.tuning_job_service_pb2_grpc import add_TuningJobServiceServicer_to_server
+from anneal.trainer.v1.tuning_sweep_service_pb2_grpc import (
+    add_TuningSweepServiceServicer_to_server,
+)
 from services.common.bus import Bus
 from services.common.ids import new_uid, random_id
 from services.common.outbox import Relay
@@ -16,15 +19,21 @@ from services.trainer.control.adapters.hints import WorkHints
 from services.trainer.control.adapters.sql import TrainerTables
 from services.trainer.control.adapters.telemetry import TelemetryConsumer
 from services.trainer.control.domain.drafts import Specification
+from services.trainer.control.domain.estimates import Estimates
+from services.trainer.control.domain.fleet import Fleet
 from services.trainer.control.domain.lookups import Lookups
 from services.trainer.control.domain.node_leases import LeasePolicy, NodeLeases
+from services.trainer.control.domain.recommendations import Recommendations
 from services.trainer.control.domain.signals import Signals
+from services.trainer.control.domain.sweeps import TuningSweeps
 from services.trainer.control.domain.tuning_jobs import Ids, TuningJobs
 from services.trainer.control.domain.watching import Watching
 from services.trainer.control.servicer import NodeLeaseServicer, TuningJobServicer
+from services.trainer.control.sweep_servicer import TuningSweepServicer
 
 _CLAIM_DEADLINE_S = 40.0
 IDS = Ids(job_id=partial(random_id, "job"), uid=new_uid)
+SWEEP_IDS = Ids(job_id=partial(random_id, "sweep"), uid=new_uid)
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,10 @@ class Control:
 
 def control(parts: Parts, policy: LeasePolicy, watch_poll_s: float) -> Control:
     jobs = TuningJobs(parts.store, parts.specification, parts.tokens, IDS)
+    sweeps = TuningSweeps(parts.store, parts.specification, parts.tokens, SWEEP_IDS)
+    fleet = Fleet(parts.store)
+    estimates = Estimates(parts.specification, devices=fleet, calibration=fleet)
+    recommendations = Recommendations(estimates)
     lookups = Lookups(parts.store)
     leases = NodeLeases(parts.store, parts.signals, policy)
     watching = Watching(parts.store, parts.signals, watch_poll_s)
@@ -58,7 +71,12 @@ def control(parts: Parts, policy: LeasePolicy, watch_poll_s: float) -> Control:
             Service(
                 "anneal.trainer.v1.TuningJobService",
                 add_TuningJobServiceServicer_to_server,
-                TuningJobServicer(jobs, lookups, watching),
+                TuningJobServicer(jobs, lookups, watching, estimates, recommendations),
+            ),
+            Service(
+                "anneal.trainer.v1.TuningSweepService",
+                add_TuningSweepServiceServicer_to_server,
+                TuningSweepServicer(sweeps),
             ),
             Service(
                 "anneal.trainer.v1.NodeLeaseService",

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from dataclasses import replace
 
 import grpc.aio
 import structlog
@@ -18,7 +19,9 @@ from services.common.directories import Directories
 from services.common.ids import new_uid
 from services.trainer.node.agent import Agent
 from services.trainer.node.attempt import Attempt, AttemptSettings
+from services.trainer.node.backends import Backends
 from services.trainer.node.config import NodeConfig
+from services.trainer.node.device import Host
 from services.trainer.node.lease import Lease
 from services.trainer.node.leases_grpc import GrpcLeases
 from services.trainer.node.telemetry import Telemetry
@@ -47,7 +50,11 @@ async def run() -> None:
 
 def make_agent(config: NodeConfig, channel: grpc.aio.Channel, bus: Bus, blobs: Blobs) -> Agent:
     """A node on these parts."""
-    leases = GrpcLeases(NodeLeaseServiceStub(channel), config.node_name, new_uid)
+    host = Host(config.engine_threads * config.engine_processes, config.speed_limit_s)
+    backends = Backends(config.unsloth_python, config.axolotl_python)
+    leases = GrpcLeases(
+        NodeLeaseServiceStub(channel), config.node_name, new_uid, host, backends.installed()
+    )
     directories = Directories(blobs, config.cache_dir)
     attempt_settings = AttemptSettings(
         work_dir=config.work_dir,
@@ -59,7 +66,8 @@ def make_agent(config: NodeConfig, channel: grpc.aio.Channel, bus: Bus, blobs: B
 
     def start_attempt(lease: Lease) -> Attempt:
         telemetry = Telemetry(bus, SystemClock(), lease.job, lease.attempt)
-        return Attempt(lease, leases, directories, telemetry, attempt_settings)
+        program = replace(attempt_settings, engine=backends.program(lease.backend))
+        return Attempt(lease, leases, directories, telemetry, program)
 
     return Agent(leases, start_attempt, config.claim_wait_s)
 

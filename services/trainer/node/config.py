@@ -21,6 +21,9 @@ class NodeConfig:
     An engine is `engine_processes`, each of `engine_threads`. `engine_grace_s`: how long a
     stopping one may take; `storage_patience_s`: how long an attempt waits for a blob store that
     is away.
+    `…_python` is the interpreter in which a tool is installed, for jobs of that backend (none: the
+    node's own).
+    `speed_limit_s`: how long a claim may wait until the host's speed is timed; 0 does not time it.
     """
 
     blobs_url: str
@@ -32,6 +35,9 @@ class NodeConfig:
     engine_threads: int = 1
     engine_processes: int = 1
     claim_wait_s: float = 20.0
+    speed_limit_s: float = 5.0
+    unsloth_python: Path | None = None
+    axolotl_python: Path | None = None
     engine_grace_s: float = 30.0
     storage_patience_s: float = 300.0
     api_key: str = ""

@@ -12,6 +12,8 @@ from anneal.enums import word_of
 from anneal.trainer.v1 import tuning_job_pb2 as pb
 
 _ENGINE_NAMES = {"max_gradient_norm": "max_grad_norm"}
+_OF_THE_SERVICE = {"auto"}
+"""What had its effect before the job was leased."""
 
 
 def method(job: pb.TuningJob) -> dict[str, object]:
@@ -23,7 +25,8 @@ def method(job: pb.TuningJob) -> dict[str, object]:
 
 
 def training(job: pb.TuningJob) -> dict[str, object]:
-    return _fields(job.training)
+    told = _fields(job.training)
+    return {name: value for name, value in told.items() if name not in _OF_THE_SERVICE}
 
 
 def _fields(message: Message) -> dict[str, object]:

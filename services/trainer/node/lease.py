@@ -33,7 +33,8 @@ class Lease:
     """The right to train a job until `duration_s` after the last heartbeat.
 
     `method` and `training` are the engine's own fields, every default resolved. With
-    `start_manifest_digest` the training goes on from the result that this manifest lists.
+    `start_manifest_digest` the training goes on from the result that this manifest lists. `backend`
+    is what trains: see `backends`.
     """
 
     job: str
@@ -46,6 +47,7 @@ class Lease:
     method: dict[str, object]
     training: dict[str, object]
     start_manifest_digest: str = ""
+    backend: str = "builtin"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """NodeLeaseService as the node's `Leases`."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import grpc
@@ -8,12 +8,16 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
+from anneal.enums import word_of
 from anneal.registry.v1 import base_model_pb2
+from anneal.trainer.v1 import estimate_pb2
 from anneal.trainer.v1 import node_lease_service_pb2 as pb
+from anneal.trainer.v1 import tuning_job_pb2 as job_pb
 from services.common.directories import hub_digest
 from services.common.faults import Unavailable
 from services.common.ids import NewId
 from services.trainer.node import engine_settings
+from services.trainer.node.device import Device, Host
 from services.trainer.node.lease import (
     Cause,
     Failure,
@@ -60,17 +64,30 @@ class GrpcLeases:
     """Raises Unavailable for whatever may pass, LeaseLost for a stale attempt or a job that is no
     more, Refused for any other answer."""
 
-    def __init__(self, stub: "NodeLeaseServiceAsyncStub", node_name: str, new_uid: NewId) -> None:
+    def __init__(
+        self,
+        stub: "NodeLeaseServiceAsyncStub",
+        node_name: str,
+        new_uid: NewId,
+        host: Host,
+        backends: Sequence[str] = ("builtin",),
+    ) -> None:
         self._stub = stub
         self._node_name = node_name
         self._new_uid = new_uid
+        self._host = host
+        self._backends = [job_pb.Backend.Value(f"BACKEND_{name.upper()}") for name in backends]
         self._claim_id: str | None = None
 
     async def claim(self, wait_s: float) -> Lease | None:
         """Repeats an unanswered claim under its own id, so that no lease is lost on the way."""
         self._claim_id = self._claim_id or self._new_uid()
         request = pb.ClaimTuningJobRequest(
-            node=self._node_name, wait=_duration(wait_s), request_id=self._claim_id
+            node=self._node_name,
+            wait=_duration(wait_s),
+            request_id=self._claim_id,
+            device=_device(await self._host.device()),
+            backends=self._backends,
         )
         response = await _reached(
             self._stub.ClaimTuningJob(request, timeout=wait_s + _CLAIM_MARGIN_S)
@@ -155,7 +172,25 @@ def _lease(message: pb.Lease) -> Lease:
         method=engine_settings.method(job),
         training=engine_settings.training(job),
         start_manifest_digest=message.start_manifest_digest,
+        backend=_backend(job.backend),
     )
+
+
+def _device(device: Device) -> estimate_pb2.Device:
+    return estimate_pb2.Device(
+        kind=estimate_pb2.Device.Kind.Value(f"KIND_{device.kind.upper()}"),
+        model=device.model,
+        memory_bytes=device.memory_bytes,
+        bfloat16_flops=device.bfloat16_flops,
+        float32_flops=device.float32_flops,
+    )
+
+
+def _backend(number: int) -> str:
+    """That of a newer service is a number, which no program here has for a name."""
+    if number == job_pb.BACKEND_UNSPECIFIED:
+        return "builtin"
+    return word_of(job_pb.Backend.DESCRIPTOR, number).lower()
 
 
 def _base(source: base_model_pb2.BaseModelSource) -> LocalBase | HubBase:

@@ -146,6 +146,8 @@ def metrics(finished: EngineEvent, last_evaluation: EngineEvent | None) -> dict[
         "best_loss": finished["best_loss"],
         "validation_loss": finished["validation_loss"],
         "token_accuracy": last_evaluation["token_accuracy"] if last_evaluation else None,
+        "peak_memory_bytes": finished.get("peak_memory_bytes") or None,
+        "tokens_per_second": finished.get("tokens_per_second"),
     }
     return {name: float(cast(float, value)) for name, value in figures.items() if value is not None}
 

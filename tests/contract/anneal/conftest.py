@@ -15,6 +15,9 @@ from anneal.inference.v1.inference_service_pb2_grpc import add_InferenceServiceS
 from anneal.registry.v1.registry_service_pb2_grpc import add_RegistryServiceServicer_to_server
 from anneal.trainer.v1.tuning_job_pb2 import TuningJob
 from anneal.trainer.v1.tuning_job_service_pb2_grpc import add_TuningJobServiceServicer_to_server
+from anneal.trainer.v1.tuning_sweep_service_pb2_grpc import (
+    add_TuningSweepServiceServicer_to_server,
+)
 from tests.contract.anneal.scripted import (
     VERSION_ID,
     ScriptedDatasets,
@@ -22,6 +25,7 @@ from tests.contract.anneal.scripted import (
     ScriptedInference,
     ScriptedJobs,
     ScriptedRegistry,
+    ScriptedSweeps,
     World,
     end_event,
     step_event,
@@ -47,6 +51,7 @@ def address(world: World) -> Generator[str]:
     server = grpc.server(ThreadPoolExecutor(8))
     add_DatasetServiceServicer_to_server(ScriptedDatasets(world), server)
     add_TuningJobServiceServicer_to_server(ScriptedJobs(world), server)
+    add_TuningSweepServiceServicer_to_server(ScriptedSweeps(world), server)
     add_RegistryServiceServicer_to_server(ScriptedRegistry(world), server)
     add_InferenceServiceServicer_to_server(ScriptedInference(world), server)
     add_ABTestServiceServicer_to_server(ScriptedExperiments(world), server)

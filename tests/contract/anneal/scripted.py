@@ -35,8 +35,11 @@ from anneal.registry.v1 import registry_service_pb2 as registry
 from anneal.registry.v1.model_pb2 import Artifact, Model, ModelAlias, ModelVersion
 from anneal.registry.v1.registry_service_pb2_grpc import RegistryServiceServicer
 from anneal.trainer.v1 import tuning_job_service_pb2 as trainer
+from anneal.trainer.v1 import tuning_sweep_service_pb2 as sweeping
 from anneal.trainer.v1.tuning_job_pb2 import StateChange, TrainingStep, TuningJob, TuningJobEvent
 from anneal.trainer.v1.tuning_job_service_pb2_grpc import TuningJobServiceServicer
+from anneal.trainer.v1.tuning_sweep_pb2 import TuningSweep
+from anneal.trainer.v1.tuning_sweep_service_pb2_grpc import TuningSweepServiceServicer
 
 Context = grpc.ServicerContext
 PAGE = 2
@@ -53,6 +56,13 @@ class World:
 
     datasets: list[Dataset] = field(default_factory=list)
     uploads: list[tuple[UploadHeader, bytes]] = field(default_factory=list)
+    examples: list[Example] = field(
+        default_factory=lambda: [
+            Example(index=i, messages=[ChatMessage(role=ROLE_USER, content=f"question {i}")])
+            for i in range(5)
+        ]
+    )
+    """What every version holds."""
     uploads_cut_off: int = 0
     """How many uploads break half way."""
 
@@ -62,6 +72,16 @@ class World:
         default_factory=list
     )
     """How the next watches behave, in order; those after them behave well."""
+
+    sweeps: list[TuningSweep] = field(default_factory=list)
+    """How a sweep stands at each look, in order; the last stays."""
+
+    estimated: trainer.EstimateTuningJobResponse = field(
+        default_factory=trainer.EstimateTuningJobResponse
+    )
+    recommended: trainer.RecommendMethodResponse = field(
+        default_factory=trainer.RecommendMethodResponse
+    )
 
     files: dict[str, bytes] = field(default_factory=dict)
     damaged: str = ""
@@ -197,11 +217,7 @@ class ScriptedDatasets(DatasetServiceServicer):
 
     def PreviewDatasetVersion(self, request: Any, context: Context) -> Any:
         self.world.heard("PreviewDatasetVersion", request, context)
-        examples = [
-            Example(index=i, messages=[ChatMessage(role=ROLE_USER, content=f"question {i}")])
-            for i in range(5)
-        ]
-        items, token = page_of(examples, request.page_token)
+        items, token = page_of(self.world.examples, request.page_token)
         return dataset_service.PreviewDatasetVersionResponse(examples=items, next_page_token=token)
 
     def DownloadDatasetVersion(self, request: Any, context: Context) -> Iterator[Any]:
@@ -236,6 +252,16 @@ class ScriptedJobs(TuningJobServiceServicer):
         self.world.heard("ListTuningJobs", request, context)
         return trainer.ListTuningJobsResponse(tuning_jobs=[self.world.job])
 
+    def EstimateTuningJob(
+        self, request: Any, context: Context
+    ) -> trainer.EstimateTuningJobResponse:
+        self.world.heard("EstimateTuningJob", request, context)
+        return self.world.estimated
+
+    def RecommendMethod(self, request: Any, context: Context) -> trainer.RecommendMethodResponse:
+        self.world.heard("RecommendMethod", request, context)
+        return self.world.recommended
+
     def CancelTuningJob(self, request: Any, context: Context) -> TuningJob:
         self.world.heard("CancelTuningJob", request, context)
         return TuningJob(name=request.name, state=TuningJob.STATE_CANCELLING)
@@ -248,6 +274,29 @@ class ScriptedJobs(TuningJobServiceServicer):
                 yield trainer.WatchTuningJobResponse(event=event)
         except ConnectionError as error:
             context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+
+
+class ScriptedSweeps(TuningSweepServiceServicer):
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def SweepTuningJob(self, request: Any, context: Context) -> TuningSweep:
+        self.world.heard("SweepTuningJob", request, context)
+        return self.world.sweeps[0]
+
+    def GetTuningSweep(self, request: Any, context: Context) -> TuningSweep:
+        self.world.heard("GetTuningSweep", request, context)
+        if request.name != self.world.sweeps[0].name:
+            abort(context, not_found(request.name))
+        return self.world.sweeps.pop(0) if len(self.world.sweeps) > 1 else self.world.sweeps[0]
+
+    def ListTuningSweeps(self, request: Any, context: Context) -> Any:
+        items, token = page_of(self.world.sweeps, request.page_token)
+        return sweeping.ListTuningSweepsResponse(tuning_sweeps=items, next_page_token=token)
+
+    def CancelTuningSweep(self, request: Any, context: Context) -> TuningSweep:
+        self.world.heard("CancelTuningSweep", request, context)
+        return TuningSweep(name=request.name, state=TuningSweep.STATE_CANCELLED)
 
 
 class ScriptedRegistry(RegistryServiceServicer):

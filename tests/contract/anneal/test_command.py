@@ -12,7 +12,7 @@ import pytest
 from anneal.abtest.v1.experiment_pb2 import Pair
 from anneal.cli.root import NOUNS, run
 from anneal.common.v1.conversation_pb2 import ROLE_USER, ChatMessage
-from anneal.dataset.v1.dataset_pb2 import Dataset
+from anneal.dataset.v1.dataset_pb2 import Dataset, Example
 from anneal.trainer.v1.tuning_job_pb2 import TuningJob
 from tests.contract.anneal.scripted import VERSION_ID, World, bad_request, chat_lines, status
 
@@ -50,6 +50,21 @@ def test_push_only_to_validate(world: World, tmp_path: Path, capsys: Captured) -
     header = world.uploads[0][0]
     assert header.validate_only
     assert (header.prompt_field, header.completion_field) == ("question", "answer")
+
+
+def test_push_names_the_field_of_plain_texts(world: World, tmp_path: Path) -> None:
+    file = tmp_path / "handbook.jsonl"
+    file.write_bytes(b'{"body": "All parcels are blue."}\n')
+    assert run(["dataset", "push", str(file), "--text-field", "body"]) == 0
+    assert world.uploads[0][0].text_field == "body"
+
+
+def test_a_preview_shows_conversations_and_plain_texts(world: World, capsys: Captured) -> None:
+    assert run(["dataset", "preview", "support", "-n", "1"]) == 0
+    assert out_of(capsys) == "#0\n  user: question 0\n"
+    world.examples = [Example(index=0, text="All parcels\nare blue.")]
+    assert run(["dataset", "preview", "handbook"]) == 0
+    assert out_of(capsys) == "#0\n  text: All parcels\nare blue.\n"
 
 
 def test_a_refused_push_shows_every_bad_line(tmp_path: Path, capsys: Captured) -> None:
@@ -243,6 +258,18 @@ def test_abtest_create_drops_the_answers(world: World, tmp_path: Path, capsys: C
     prompts.write_text('fine\n{"messages": 3}\n')
     assert run(["abtest", "create", *arms, "--prompts", str(prompts)]) == 2
     assert "line 2" in capsys.readouterr().err
+
+
+def test_plain_texts_are_no_prompts_of_an_abtest(
+    world: World, tmp_path: Path, capsys: Captured
+) -> None:
+    prompts = tmp_path / "handbook.jsonl"
+    prompts.write_text('{"text": "All parcels are blue."}\n')
+    arms = ["--baseline", "tiny-base", "--candidate", "support@champion"]
+    assert run(["abtest", "create", *arms, "--prompts", str(prompts)]) == 2
+    said = " ".join(capsys.readouterr().err.replace("│", "").split())
+    assert "a plain text asks nothing" in said
+    assert world.requests("CreateExperiment") == []
 
 
 def test_voting_with_lines(world: World, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:

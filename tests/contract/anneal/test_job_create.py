@@ -4,6 +4,9 @@ import pytest
 
 from anneal.cli.root import run
 from anneal.trainer.v1.tuning_job_pb2 import (
+    BACKEND_AXOLOTL,
+    BACKEND_BUILTIN,
+    BACKEND_UNSLOTH,
     AdapterMethod,
     LoraMethod,
     PrefixMethod,
@@ -83,7 +86,7 @@ def test_every_training_parameter_has_an_option(world: World) -> None:
         "--validation-fraction 0.5 --evaluate-every 5 --checkpoint-every 6 --batch-tokens 4096 "
         "--micro-batch-tokens 512 --packing --precision float32 --gradient-checkpointing on "
         "--long-examples refuse --early-stopping-patience 7 --keep-last-checkpoints 8 "
-        "--keep-checkpoint-every 10 --sample-count 0 --sample-max-tokens 11"
+        "--keep-checkpoint-every 10 --sample-count 0 --sample-max-tokens 11 --auto"
     )
     training = created_by(world, options).training
     assert training == TrainingParameters(
@@ -110,9 +113,16 @@ def test_every_training_parameter_has_an_option(world: World) -> None:
         keep_checkpoint_every=10,
         sample_count=0,
         sample_max_tokens=11,
+        auto=True,
     )
     told = {field.name for field, _ in training.ListFields()}
     assert told == set(TrainingParameters.DESCRIPTOR.fields_by_name)
+
+
+def test_a_job_is_trained_by_the_engine_or_by_the_backend_that_is_named(world: World) -> None:
+    assert created_by(world, "--method full").backend == BACKEND_BUILTIN
+    assert created_by(world, "--backend axolotl").backend == BACKEND_AXOLOTL
+    assert created_by(world, "--backend unsloth").backend == BACKEND_UNSLOTH
 
 
 def test_a_job_goes_on_from_a_version_or_from_what_an_alias_stands_for(world: World) -> None:

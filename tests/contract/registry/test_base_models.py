@@ -12,6 +12,7 @@ from anneal.registry.v1 import registry_service_pb2 as pb
 from services.common.manifest import Manifest
 from services.registry.domain.base_models import AllowedModel, HubRevision
 from services.registry.domain.names import BaseModelName
+from tests.unit.registry.test_architecture import IN_BLOCK, LLAMA, llama_shapes, write
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
@@ -80,6 +81,23 @@ async def test_two_replicas_may_take_it_in_at_the_same_time(start: Any, model_di
         assert await get(one) == await get(other)
 
 
+async def test_how_a_model_is_built_is_told_if_its_files_tell(
+    start: Any, model_dir: Path, tmp_path: Path
+) -> None:
+    known = tiny(write(tmp_path / "llama", LLAMA, llama_shapes()))
+    async with start([known]) as caller:
+        told = (await get(caller)).architecture
+    async with start([tiny(model_dir)]) as caller:
+        unknown = await get(caller)
+
+    assert (told.model_type, told.parameter_count) == ("llama", 50 * 8 + 8 + 2 * IN_BLOCK)
+    assert {(one.name, one.input_size, one.output_size) for one in told.linear_layers} >= {
+        ("k_proj", 8, 4),
+        ("down_proj", 24, 8),
+    }
+    assert not unknown.HasField("architecture")
+
+
 async def test_a_hub_model_is_named_by_its_revision(start: Any) -> None:
     entry = AllowedModel(BaseModelName("smol"), HubRevision("owner/name", REVISION))
 
@@ -89,6 +107,7 @@ async def test_a_hub_model_is_named_by_its_revision(start: Any) -> None:
     assert (model.source.hub.repository, model.source.hub.revision) == ("owner/name", REVISION)
     assert model.digest == hashlib.sha256(f"owner/name@{REVISION}".encode()).hexdigest()
     assert model.size_bytes == 0
+    assert not model.HasField("architecture")
 
 
 async def test_what_is_not_on_the_list_does_not_exist(start: Any, model_dir: Path) -> None:

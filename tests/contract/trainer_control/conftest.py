@@ -18,9 +18,11 @@ from services.common.store import Store, open_engine
 from services.trainer.control.__main__ import MIGRATIONS
 from services.trainer.control.adapters.sql import TrainerTables, trainer_tables
 from services.trainer.control.domain.drafts import Specification
+from services.trainer.control.domain.fleet import Fleet
 from services.trainer.control.domain.node_leases import LeasePolicy
 from services.trainer.control.domain.signals import Signals
 from services.trainer.control.wiring import Parts, control
+from tests.contract.trainer_control.sweep_player import Player, playing
 from tests.contract.trainer_control.world import (
     FAST,
     World,
@@ -53,7 +55,9 @@ async def serve(database_url: str, memory_bus: MemoryBus) -> Serve:
         signals = Signals()
         store = Store(open_engine(database_url), trainer_tables(signals))
         datasets = known_datasets()
-        specification = Specification(datasets, known_base_models(), known_model_versions())
+        specification = Specification(
+            datasets, known_base_models(), known_model_versions(), Fleet(store)
+        )
         parts = Parts(store, bus, signals, specification, PageTokens(b"s" * 16))
         whole = control(parts, policy, watch_poll_s)
         settings = ServerSettings(drain_s=0, grace_s=0.5)
@@ -78,6 +82,12 @@ async def serve(database_url: str, memory_bus: MemoryBus) -> Serve:
 @pytest.fixture
 async def world(serve: Serve) -> AsyncGenerator[World]:
     async with serve() as served:
+        yield served
+
+
+@pytest.fixture
+async def player(world: World) -> AsyncGenerator[Player]:
+    async with playing(world) as served:
         yield served
 
 

@@ -36,6 +36,7 @@ from services.trainer.control.domain.names import (
     ModelAliasName,
     ModelVersionName,
 )
+from tests.unit.trainer_control.proposals import llama
 
 LATEST = DatasetVersionName("default", "support", "latest")
 TINY = BaseModelName("tiny-base")
@@ -47,6 +48,12 @@ SOURCES = {
 }
 
 
+ARCHITECTURE = base_model_pb2.ModelArchitecture(
+    **{
+        **llama().model_dump(exclude={"linear_layers"}),
+        "linear_layers": [one.model_dump() for one in llama().linear_layers],
+    }
+)
 VERSION = ModelVersionName("default", "support", "v-1")
 CHAMPION = ModelAliasName("default", "support", "champion")
 
@@ -60,7 +67,9 @@ class Peers(DatasetServiceServicer, RegistryServiceServicer):
         if request.name != str(LATEST):
             await context.abort(grpc.StatusCode.NOT_FOUND, "no")
         name = request.name.replace("latest", "v-1")
-        return dataset_pb2.DatasetVersion(name=name, digest="ab" * 32, example_count=3)
+        return dataset_pb2.DatasetVersion(
+            name=name, digest="ab" * 32, example_count=3, size_bytes=900
+        )
 
     async def GetBaseModel(
         self, request: registry_service_pb2.GetBaseModelRequest, context: Any
@@ -68,7 +77,11 @@ class Peers(DatasetServiceServicer, RegistryServiceServicer):
         if request.name not in SOURCES:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no")
         source = SOURCES[request.name]
-        return base_model_pb2.BaseModel(name=request.name, digest="cd" * 32, source=source)
+        found = base_model_pb2.BaseModel(name=request.name, digest="cd" * 32, source=source)
+        if source.manifest_digest:
+            found.size_bytes = 7000
+            found.architecture.CopyFrom(ARCHITECTURE)
+        return found
 
     async def GetModelAlias(
         self, request: registry_service_pb2.GetModelAliasRequest, context: Any
@@ -123,7 +136,7 @@ async def test_the_latest_version_is_resolved_to_a_real_one(peers: str) -> None:
 
     assert version is not None
     assert str(version.name).endswith("/versions/v-1")
-    assert (version.digest, version.example_count) == ("ab" * 32, 3)
+    assert (version.digest, version.example_count, version.size_bytes) == ("ab" * 32, 3, 900)
 
 
 async def test_a_base_model_comes_with_its_source(peers: str) -> None:
@@ -135,6 +148,9 @@ async def test_a_base_model_comes_with_its_source(peers: str) -> None:
     assert hub is not None
     assert local.source == ManifestSource("ee" * 32)
     assert hub.source == HubSource("owner/name", "0" * 40)
+    assert (hub.size_bytes, hub.architecture) == (0, None)
+    assert local.size_bytes == 7000
+    assert local.architecture == llama()
 
 
 @pytest.mark.parametrize("name", [VERSION, replace(VERSION, version="latest"), CHAMPION], ids=str)

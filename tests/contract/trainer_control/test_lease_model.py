@@ -32,6 +32,7 @@ from services.trainer.control.adapters.tables import AttemptRow, EventRow, JobRo
 from services.trainer.control.domain.drafts import Draft, Specification
 from services.trainer.control.domain.endings import Cause, Ending, Failure, Result
 from services.trainer.control.domain.errors import StaleAttempt, WrongState
+from services.trainer.control.domain.fleet import Fleet
 from services.trainer.control.domain.job import TuningJob
 from services.trainer.control.domain.names import TuningJobName
 from services.trainer.control.domain.node_leases import Claim, LeasePolicy, NodeLeases
@@ -331,7 +332,9 @@ def system(database_url: str) -> Any:
     with asyncio.Runner() as runner:
         runner.run(upgrade(database_url, MIGRATIONS))
         store = Store(open_engine(database_url), trainer_tables(signals, clock.now))
-        specification = Specification(known_datasets(), known_base_models(), known_model_versions())
+        specification = Specification(
+            known_datasets(), known_base_models(), known_model_versions(), Fleet(store)
+        )
         jobs = TuningJobs(store, specification, PageTokens(b"s" * 16), ids)
         yield System(runner, clock, store, jobs, NodeLeases(store, signals, POLICY))
         runner.run(store.close())

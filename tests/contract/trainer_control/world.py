@@ -13,6 +13,7 @@ from anneal.trainer.v1 import tuning_job_service_pb2 as service_pb
 from services.common.bus import Bus
 from services.common.faults import Unavailable
 from services.common.store import Store
+from services.trainer.control.domain.architecture import Architecture, LinearLayers
 from services.trainer.control.domain.job import ManifestSource
 from services.trainer.control.domain.names import (
     BaseModelName,
@@ -69,9 +70,40 @@ def known_datasets() -> KnownDatasets:
     return KnownDatasets({str(name): version, latest: version})
 
 
+LLAMA = Architecture(
+    model_type="llama",
+    parameter_count=1_235_814_400,
+    hidden_size=2048,
+    layer_count=16,
+    head_count=32,
+    key_value_head_count=8,
+    head_size=64,
+    intermediate_size=8192,
+    gated_feed_forward=True,
+    vocabulary_size=128_256,
+    tied_embeddings=True,
+    linear_layers=(
+        LinearLayers(name="q_proj", input_size=2048, output_size=2048, count=16),
+        LinearLayers(name="k_proj", input_size=2048, output_size=512, count=16),
+        LinearLayers(name="v_proj", input_size=2048, output_size=512, count=16),
+        LinearLayers(name="o_proj", input_size=2048, output_size=2048, count=16),
+        LinearLayers(name="gate_proj", input_size=2048, output_size=8192, count=16),
+        LinearLayers(name="up_proj", input_size=2048, output_size=8192, count=16),
+        LinearLayers(name="down_proj", input_size=8192, output_size=2048, count=16),
+    ),
+)
+
+
 def known_base_models() -> KnownBaseModels:
-    name = BaseModelName("tiny-base")
-    return KnownBaseModels({str(name): BaseModel(name, "ee" * 32, ManifestSource("ee" * 32))})
+    """One whose build is not known, and one of 1.2 billion parameters."""
+    tiny, llama = BaseModelName("tiny-base"), BaseModelName("llama")
+    source = ManifestSource("ee" * 32)
+    stored_bytes = 2 * LLAMA.parameter_count
+    models = (
+        BaseModel(tiny, source.digest, source),
+        BaseModel(llama, source.digest, source, stored_bytes, LLAMA),
+    )
+    return KnownBaseModels({str(model.name): model for model in models})
 
 
 def known_model_versions() -> KnownModelVersions:
@@ -145,7 +177,11 @@ class World:
         )
 
     async def complete(
-        self, job: job_pb.TuningJob, digest: str = ADAPTER, event_count: int = 0
+        self,
+        job: job_pb.TuningJob,
+        digest: str = ADAPTER,
+        event_count: int = 0,
+        **metrics: float,
     ) -> job_pb.TuningJob:
         return await self.nodes.CompleteTuningJob(
             lease_pb.CompleteTuningJobRequest(
@@ -153,7 +189,7 @@ class World:
                 attempt=job.attempt,
                 manifest_digest=digest,
                 code_version="1.2.3",
-                metrics={"training_loss": 0.5},
+                metrics={"training_loss": 0.5, **metrics},
                 event_count=event_count,
             )
         )

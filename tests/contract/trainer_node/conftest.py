@@ -25,6 +25,7 @@ from services.common.store import Store, open_engine
 from services.trainer.control.__main__ import MIGRATIONS
 from services.trainer.control.adapters.sql import trainer_tables
 from services.trainer.control.domain.drafts import Specification
+from services.trainer.control.domain.fleet import Fleet
 from services.trainer.control.domain.job import ManifestSource
 from services.trainer.control.domain.names import BaseModelName, DatasetVersionName
 from services.trainer.control.domain.node_leases import LeasePolicy
@@ -101,7 +102,10 @@ def serve(sqlite_url: str, material: Material, tmp_path: Path) -> Serve:
         store = Store(open_engine(sqlite_url), trainer_tables(signals))
         results = Results()
         catalogs = Specification(
-            OneDataset(material.dataset), OneBaseModel(material.base_model), results
+            OneDataset(material.dataset),
+            OneBaseModel(material.base_model),
+            results,
+            Fleet(store),
         )
         parts = Parts(store, bus, signals, catalogs, PageTokens(b"s" * 16))
         whole = control(parts, POLICY, watch_poll_s=0.2)

@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
+from anneal.trainer.v1 import estimate_pb2
 from anneal.trainer.v1 import node_lease_service_pb2 as pb
 from anneal.trainer.v1.node_lease_service_pb2_grpc import (
     NodeLeaseServiceServicer,
     NodeLeaseServiceStub,
     add_NodeLeaseServiceServicer_to_server,
 )
-from anneal.trainer.v1.tuning_job_pb2 import TuningJob
+from anneal.trainer.v1.tuning_job_pb2 import BACKEND_BUILTIN, TuningJob
 from anneal.transport import open_channel
 from services.common.faults import (
     Aborted,
@@ -24,6 +25,7 @@ from services.common.faults import (
 )
 from services.common.ids import new_uid
 from services.common.server import ServerSettings, Service, running
+from services.trainer.node.device import Host
 from services.trainer.node.lease import Cause, Failure, Lease, LeaseLost, LocalBase, Result
 from services.trainer.node.leases_grpc import GrpcLeases, Refused
 
@@ -80,7 +82,7 @@ async def leases(service: LeaseService) -> AsyncGenerator[GrpcLeases]:
     served = Service(name, add_NodeLeaseServiceServicer_to_server, service)
     settings = ServerSettings(drain_s=0, grace_s=0.1)
     async with running(settings, [served], {}) as address, open_channel(address) as channel:
-        yield GrpcLeases(NodeLeaseServiceStub(channel), "node-a", new_uid)
+        yield GrpcLeases(NodeLeaseServiceStub(channel), "node-a", new_uid, Host(1, speed_limit_s=0))
 
 
 def calls(leases: GrpcLeases) -> tuple[Callable[[], Any], ...]:
@@ -138,6 +140,23 @@ async def test_a_refusal_says_what_is_wrong_with_the_node(
     for call in (*calls(leases), lambda: leases.claim(0)):
         with pytest.raises(Refused, match="the trainer refuses this node: "):
             await call()
+
+
+async def test_a_claim_tells_what_the_node_trains_on_and_with(
+    leases: GrpcLeases, service: LeaseService
+) -> None:
+    device = await Host(1, speed_limit_s=0).device()
+
+    await leases.claim(0)
+
+    (request,) = service.asked
+    assert request.device == estimate_pb2.Device(
+        kind=estimate_pb2.Device.Kind.Value(f"KIND_{device.kind.upper()}"),
+        model=device.model,
+        memory_bytes=device.memory_bytes,
+    )
+    assert request.device.memory_bytes > 0
+    assert request.backends == [BACKEND_BUILTIN]
 
 
 async def test_an_unanswered_claim_is_repeated_under_its_own_id(

@@ -122,6 +122,7 @@ class World:
             work_dir=self.scratch / name,
             cache_dir=self.material.cache_dir,
             claim_wait_s=2.0,
+            speed_limit_s=0,
             engine_grace_s=10.0,
         )
         async with open_channel(self.address) as channel:

@@ -21,6 +21,7 @@ from services.trainer.control.domain.names import (
     DatasetVersionName,
     ModelName,
     TuningJobName,
+    TuningSweepName,
 )
 from services.trainer.control.domain.progress import (
     Evaluated,
@@ -114,6 +115,17 @@ def test_a_result_names_the_version_after_the_manifest_and_completes_the_progres
     assert done.state is State.SUCCEEDED
     assert done.model_version == f"projects/p/models/support/versions/{content_id('ab' * 32)}"
     assert (done.progress.percent, done.progress.eta_s, done.progress.step) == (100.0, 0.0, 3)
+
+
+def test_the_result_of_a_trial_becomes_a_version_only_when_it_has_won() -> None:
+    trial = replace(job(), sweep=TuningSweepName("p", "s"))
+
+    done = trial.ended(RESULT, LATER, timedelta())
+
+    assert (done.state, done.model_version) == (State.SUCCEEDED, "")
+    assert done.registered(RESULT) == replace(
+        job().ended(RESULT, LATER, timedelta()), sweep=trial.sweep
+    )
 
 
 @pytest.mark.parametrize("ending", [RESULT, *(Failure(cause) for cause in Cause)])

@@ -7,11 +7,14 @@ from typing import Any
 
 from services.trainer.control.adapters.rows import changing_values, fixed_values, tuning_job
 from services.trainer.control.adapters.tables import JobRow
+from services.trainer.control.domain.architecture import Architecture, LinearLayers
 from services.trainer.control.domain.job import Start, TuningJob
 from services.trainer.control.domain.methods import LoraMethod
 from services.trainer.control.domain.names import ModelVersionName
+from services.trainer.control.domain.reading import Examples
 from services.trainer.control.domain.resumes import ResumeCertificate
 from services.trainer.control.domain.settings import TrainingParameters
+from services.trainer.control.domain.sizes import Sizes
 from tests.unit.trainer_control.test_jobs import job
 
 TRAINING_OF_0_1_0: dict[str, Any] = {
@@ -64,6 +67,32 @@ def test_a_job_that_was_written_before_versions_could_be_gone_on_from_has_none()
     del spec["start"]
     row.spec = json.dumps(spec)
     assert tuning_job(row).spec.start is None
+
+
+def test_how_large_a_job_is_is_read_as_it_was_written() -> None:
+    architecture = Architecture(
+        model_type="gpt2",
+        parameter_count=1000,
+        hidden_size=8,
+        layer_count=2,
+        head_count=2,
+        key_value_head_count=2,
+        head_size=4,
+        intermediate_size=32,
+        vocabulary_size=64,
+        linear_layers=(LinearLayers(name="c_attn", input_size=8, output_size=24, count=2),),
+    )
+    sizes = Sizes(architecture, 4000, Examples(300, 71.5))
+    sized = replace(job(), spec=replace(job().spec, sizes=sizes))
+    assert tuning_job(row_of(sized)) == sized
+
+
+def test_a_job_that_was_written_before_there_were_estimates_has_no_sizes() -> None:
+    row = row_of(job())
+    spec = json.loads(row.spec)
+    del spec["sizes"]
+    row.spec = json.dumps(spec)
+    assert tuning_job(row).spec.sizes is None
 
 
 def test_a_job_of_version_0_1_0_is_read_with_defaults_for_what_it_lacks() -> None:

@@ -79,6 +79,7 @@ TRAINING = job_pb.TrainingParameters(
     keep_checkpoint_every=10,
     sample_count=0,
     sample_max_tokens=11,
+    auto=True,
 )
 
 
@@ -122,6 +123,23 @@ def test_the_settings_above_leave_no_field_out() -> None:
     for message in (TRAINING, *(getattr(one, kind_of(one)) for one in CHOSEN)):
         told = {field.name for field, _ in message.ListFields()}
         assert told == set(message.DESCRIPTOR.fields_by_name)
+
+
+@pytest.mark.parametrize("backend", [one for one in job_pb.Backend.values() if one])
+def test_a_backend_comes_back_as_it_was_given_and_none_is_builtin(
+    backend: job_pb.Backend.ValueType,
+) -> None:
+    def told(given: job_pb.Backend.ValueType) -> job_pb.Backend.ValueType:
+        asked = job_pb.TuningJob(full=job_pb.FullMethod(), backend=given)
+        request = service_pb.CreateTuningJobRequest(tuning_job=asked)
+        settings = checked_settings(from_proto.new_job(request).draft.settings)
+        queued = job(State.QUEUED)
+        return to_proto.tuning_job(
+            replace(queued, spec=replace(queued.spec, settings=settings))
+        ).backend
+
+    assert told(backend) == backend
+    assert told(job_pb.BACKEND_UNSPECIFIED) == job_pb.BACKEND_BUILTIN
 
 
 @pytest.mark.parametrize("cause", [one for one in Cause if one is not Cause.LEASE_EXPIRED])

@@ -108,6 +108,7 @@ def test_every_field_of_the_training_is_in_the_file() -> None:
         keep_last_checkpoints=2,
         sample_count=0,
         sample_max_tokens=48,
+        auto=True,  # the service has resolved it
     )
     assert engine_settings.training(pb.TuningJob(training=told)) == TRAINING
 

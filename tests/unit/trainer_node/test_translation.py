@@ -174,9 +174,12 @@ def test_a_version_keeps_the_figures_that_there_are() -> None:
         "best_loss": 1.25,
     }
     held_out = told(Evaluated(12, 1.75, 0.5, 4, 200, 1.75))
-    finished = told(Finished(12, 1.5, 1.25, 1.75, ()))
+    finished = told(
+        Finished(12, 1.5, 1.25, 1.75, (), peak_memory_bytes=10**9, tokens_per_second=250.5)
+    )
     figures = translation.metrics(finished, held_out)
     assert (figures["validation_loss"], figures["token_accuracy"]) == (1.75, 0.5)
+    assert (figures["peak_memory_bytes"], figures["tokens_per_second"]) == (1e9, 250.5)
 
 
 def test_a_log_line_that_no_wire_could_carry_is_made_to_fit() -> None:

@@ -10,8 +10,11 @@ from google.protobuf.json_format import MessageToDict
 from anneal.dataset.v1 import dataset_service_pb2 as dataset_pb
 from anneal.registry.v1 import model_pb2
 from anneal.registry.v1 import registry_service_pb2 as registry_pb
+from anneal.registry.v1.base_model_pb2 import BaseModel as BaseModelMessage
 from anneal.registry.v1.base_model_pb2 import BaseModelSource as SourceMessage
 from services.common.faults import Unavailable
+from services.trainer.control import from_proto
+from services.trainer.control.domain.architecture import checked_architecture
 from services.trainer.control.domain.job import BaseModelSource, HubSource, ManifestSource
 from services.trainer.control.domain.names import (
     BaseModelName,
@@ -42,7 +45,7 @@ class GrpcDatasets:
         if found is None:
             return None
         resolved = DatasetVersionName.parse(found.name)
-        return DatasetVersion(resolved, found.digest, found.example_count)
+        return DatasetVersion(resolved, found.digest, found.example_count, found.size_bytes)
 
 
 class GrpcBaseModels:
@@ -56,7 +59,7 @@ class GrpcBaseModels:
         found = await _found("registry", self._stub.GetBaseModel(request))
         if found is None:
             return None
-        return BaseModel(BaseModelName.parse(found.name), found.digest, _source(found.source))
+        return _base_model(found)
 
 
 class GrpcModelVersions:
@@ -91,6 +94,17 @@ async def _found(service: str, call: Awaitable[T]) -> T | None:
                 "DEPENDENCY_DOWN", f"the {service} service does not answer", service=service
             ) from error
         raise
+
+
+def _base_model(message: BaseModelMessage) -> BaseModel:
+    told = message.architecture if message.HasField("architecture") else None
+    return BaseModel(
+        name=BaseModelName.parse(message.name),
+        digest=message.digest,
+        source=_source(message.source),
+        size_bytes=message.size_bytes,
+        architecture=checked_architecture(from_proto.architecture(told)) if told else None,
+    )
 
 
 def _model_version(message: model_pb2.ModelVersion) -> ModelVersion:

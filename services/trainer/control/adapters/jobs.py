@@ -1,6 +1,6 @@
 """The queue: jobs as rows, claimed and changed by compare-and-set."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import and_, func, literal, or_
@@ -17,6 +17,7 @@ from services.trainer.control.domain.errors import TuningJobExists
 from services.trainer.control.domain.job import TuningJob
 from services.trainer.control.domain.names import TuningJobName
 from services.trainer.control.domain.ports import JobQuery
+from services.trainer.control.domain.settings import Backend
 from services.trainer.control.domain.states import State
 from services.trainer.control.domain.tuning_jobs import FILTER_FIELDS
 
@@ -73,9 +74,11 @@ class SqlJobs:
         if written.rowcount != 1:
             raise Overtaken(before.name)
 
-    async def claim(self, node: str, now: datetime, lease: timedelta) -> TuningJob | None:
+    async def claim(
+        self, node: str, backends: Collection[Backend], now: datetime, lease: timedelta
+    ) -> TuningJob | None:
         oldest = (
-            _ready(now)
+            _ready(backends, now)
             .order_by(col(JobRow.create_time), col(JobRow.name))
             .limit(1)
             .with_for_update(skip_locked=True)
@@ -103,8 +106,8 @@ class SqlJobs:
         row = rows.scalar_one_or_none()
         return None if row is None else tuning_job(row)
 
-    async def any_ready(self, now: datetime) -> bool:
-        return (await self._session.exec(_ready(now).limit(1))).first() is not None
+    async def any_ready(self, backends: Collection[Backend], now: datetime) -> bool:
+        return (await self._session.exec(_ready(backends, now).limit(1))).first() is not None
 
     async def expired(self, now: datetime) -> Sequence[TuningJobName]:
         over = select(JobRow.name).where(col(JobRow.lease_expire_time) <= now)
@@ -139,9 +142,11 @@ def _named(name: TuningJobName) -> SelectOfScalar[JobRow]:
     return select(JobRow).where(col(JobRow.name) == str(name))
 
 
-def _ready(now: datetime) -> SelectOfScalar[str]:
+def _ready(backends: Collection[Backend], now: datetime) -> SelectOfScalar[str]:
     return select(JobRow.name).where(
-        col(JobRow.state) == State.QUEUED.value, col(JobRow.ready_time) <= now
+        col(JobRow.state) == State.QUEUED.value,
+        col(JobRow.backend).in_([one.value for one in backends]),
+        col(JobRow.ready_time) <= now,
     )
 
 

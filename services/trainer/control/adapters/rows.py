@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from services.trainer.control.adapters.tables import AttemptRow, JobRow
+from services.trainer.control.domain.architecture import Architecture
 from services.trainer.control.domain.attempts import Attempt
 from services.trainer.control.domain.endings import Cause, Failure
 from services.trainer.control.domain.job import (
@@ -23,10 +24,13 @@ from services.trainer.control.domain.names import (
     ModelName,
     ModelVersionName,
     TuningJobName,
+    TuningSweepName,
 )
 from services.trainer.control.domain.progress import Progress
+from services.trainer.control.domain.reading import Examples
 from services.trainer.control.domain.resumes import ResumeCertificate
 from services.trainer.control.domain.settings import JobSettings
+from services.trainer.control.domain.sizes import Sizes
 from services.trainer.control.domain.states import State
 
 Values = dict[str, Any]
@@ -43,7 +47,9 @@ def fixed_values(job: TuningJob) -> Values:
         "dataset_version": str(spec.dataset_version),
         "model": str(spec.model),
         "labels": spec.settings.labels,
-        "spec": _spec_text(spec),
+        "backend": spec.settings.backend.value,
+        "tuning_sweep": str(job.sweep) if job.sweep else "",
+        "spec": spec_text(spec),
         "create_time": job.create_time,
     }
 
@@ -73,7 +79,8 @@ def tuning_job(row: JobRow) -> TuningJob:
     return TuningJob(
         name=TuningJobName.parse(row.name),
         uid=row.uid,
-        spec=_spec(row.base_model, row.dataset_version, row.model, row.spec),
+        spec=job_spec(row.base_model, row.dataset_version, row.model, row.spec),
+        sweep=TuningSweepName.parse(row.tuning_sweep) if row.tuning_sweep else None,
         state=State(row.state),
         attempt=row.attempt,
         failures=row.failures,
@@ -116,7 +123,7 @@ def attempt(row: AttemptRow) -> Attempt:
     )
 
 
-def _spec_text(spec: JobSpec) -> str:
+def spec_text(spec: JobSpec) -> str:
     return json.dumps(
         {
             "base_model_digest": spec.base_model_digest,
@@ -124,12 +131,13 @@ def _spec_text(spec: JobSpec) -> str:
             "dataset_digest": spec.dataset_digest,
             "settings": spec.settings.model_dump(mode="json"),
             "start": _start_values(spec.start),
+            "sizes": _sizes_values(spec.sizes),
         }
     )
 
 
 @lru_cache(maxsize=1024)
-def _spec(base_model: str, dataset_version: str, model: str, text: str) -> JobSpec:
+def job_spec(base_model: str, dataset_version: str, model: str, text: str) -> JobSpec:
     """A job is read again and again, and its spec never changes."""
     kept = json.loads(text)
     return JobSpec(
@@ -141,6 +149,7 @@ def _spec(base_model: str, dataset_version: str, model: str, text: str) -> JobSp
         model=ModelName.parse(model),
         settings=_settings(kept["settings"]),
         start=_start(kept.get("start")),
+        sizes=_sizes(kept.get("sizes")),
     )
 
 
@@ -154,6 +163,22 @@ def _start(kept: Values | None) -> Start | None:
     if kept is None:
         return None
     return Start(ModelVersionName.parse(kept["version"]), kept["manifest_digest"])
+
+
+def _sizes_values(sizes: Sizes | None) -> Values | None:
+    if sizes is None:
+        return None
+    return asdict(sizes) | {"architecture": sizes.architecture.model_dump(mode="json")}
+
+
+def _sizes(kept: Values | None) -> Sizes | None:
+    if kept is None:
+        return None
+    return Sizes(
+        architecture=Architecture.model_validate(kept["architecture"]),
+        stored_bytes=kept["stored_bytes"],
+        examples=Examples(**kept["examples"]),
+    )
 
 
 def _settings(kept: Values) -> JobSettings:

@@ -12,6 +12,8 @@ from services.common.store import Session, database_now
 from services.trainer.control.adapters.histories import SqlAttempts, SqlHistory
 from services.trainer.control.adapters.jobs import SqlJobs
 from services.trainer.control.adapters.news import OutboxNews
+from services.trainer.control.adapters.nodes import SqlNodes, SqlResiduals
+from services.trainer.control.adapters.sweeps import SqlSweeps
 from services.trainer.control.domain.job import TuningJob
 from services.trainer.control.domain.signals import Signals
 
@@ -23,9 +25,12 @@ class TrainerTables:
     """All tables in one transaction."""
 
     jobs: SqlJobs
+    sweeps: SqlSweeps
     attempts: SqlAttempts
     history: SqlHistory
     news: OutboxNews
+    nodes: SqlNodes
+    residuals: SqlResiduals
     requests: Requests
     session: Session
     signals: Signals
@@ -47,9 +52,12 @@ def trainer_tables(signals: Signals, now: Now = database_now) -> Callable[[Sessi
     def tables(session: Session) -> TrainerTables:
         return TrainerTables(
             jobs=SqlJobs(session),
+            sweeps=SqlSweeps(session),
             attempts=SqlAttempts(session),
             history=SqlHistory(session),
             news=OutboxNews(Outbox(session)),
+            nodes=SqlNodes(session),
+            residuals=SqlResiduals(session),
             requests=Requests(session),
             session=session,
             signals=signals,

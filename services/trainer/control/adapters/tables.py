@@ -23,6 +23,7 @@ class JobRow(Row, table=True):
         Index(None, "project", "create_time", "name"),  # lists
         Index(None, "state", "create_time", "name"),  # the queue
         Index(None, "lease_expire_time"),  # the reaper
+        Index(None, "tuning_sweep"),  # the trials of a sweep
     )
 
     name: str = Field(primary_key=True)
@@ -32,6 +33,8 @@ class JobRow(Row, table=True):
     dataset_version: str
     model: str
     labels: dict[str, str] = Field(sa_type=JSON)
+    backend: str
+    tuning_sweep: str
     spec: str
     state: str
     attempt: int
@@ -49,6 +52,29 @@ class JobRow(Row, table=True):
     ready_time: datetime = Field(sa_type=UtcDateTime)
     lease_expire_time: datetime | None = Field(sa_type=UtcDateTime)
     start_time: datetime | None = Field(sa_type=UtcDateTime)
+    end_time: datetime | None = Field(sa_type=UtcDateTime)
+
+
+class SweepRow(Row, table=True):
+    """A search as it stands. `search` and `trials` are JSON: where it looks, and what it tried."""
+
+    __tablename__: ClassVar[Any] = "sweeps"
+    __table_args__ = (Index(None, "project", "create_time", "name"),)  # lists
+
+    name: str = Field(primary_key=True)
+    uid: str
+    project: str
+    base_model: str
+    dataset_version: str
+    model: str
+    spec: str
+    search: str
+    state: str
+    trials: str
+    winner: str
+    model_version: str
+    error: str
+    create_time: datetime = Field(sa_type=UtcDateTime)
     end_time: datetime | None = Field(sa_type=UtcDateTime)
 
 
@@ -71,6 +97,35 @@ class AttemptRow(Row, table=True):
     outcome: str
     message: str
     mark: str
+
+
+class NodeRow(Row, table=True):
+    """What a node said when it last asked for work."""
+
+    __tablename__: ClassVar[Any] = "nodes"
+    __table_args__ = (Index(None, "update_time"),)  # those that are there
+
+    name: str = Field(primary_key=True)
+    device: str | None
+    backends: str
+    update_time: datetime = Field(sa_type=UtcDateTime)
+
+
+class ResidualRow(Row, table=True):
+    """What a job that succeeded took, divided by its estimate; NULL: not known."""
+
+    __tablename__: ClassVar[Any] = "residuals"
+    __table_args__ = (
+        ForeignKeyConstraint(["job"], ["jobs.name"], ondelete="CASCADE"),
+        Index(None, "method", "device_model", "time"),  # the last runs
+    )
+
+    job: str = Field(primary_key=True)
+    method: str
+    device_model: str
+    peak_ratio: float | None
+    duration_ratio: float | None
+    time: datetime = Field(sa_type=UtcDateTime)
 
 
 class EventRow(Row, table=True):

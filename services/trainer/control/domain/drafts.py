@@ -1,12 +1,12 @@
 """From what a caller asked for to what is to be trained: every violation at once."""
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from services.common.faults import InvalidArgument, Violation
-from services.trainer.control.domain import starts
+from services.trainer.control.domain import automatic, starts
 from services.trainer.control.domain.errors import (
     no_base_model,
     no_dataset_version,
@@ -20,6 +20,7 @@ from services.trainer.control.domain.names import (
     ModelName,
     ModelVersionName,
 )
+from services.trainer.control.domain.nodes import Offer, backend_lacking
 from services.trainer.control.domain.ports import (
     BaseModel,
     BaseModelCatalog,
@@ -27,8 +28,11 @@ from services.trainer.control.domain.ports import (
     DatasetVersion,
     ModelVersion,
     ModelVersionCatalog,
+    Offers,
 )
-from services.trainer.control.domain.settings import checked_settings
+from services.trainer.control.domain.reading import Examples, guessed_mean_tokens
+from services.trainer.control.domain.settings import JobSettings, checked_settings
+from services.trainer.control.domain.sizes import Sizes, too_large
 
 T = TypeVar("T")
 
@@ -61,18 +65,87 @@ class Findings:
 
 
 @dataclass(frozen=True)
+class Resolved:
+    """What a draft asks for, with all that the services know of what it names."""
+
+    settings: JobSettings
+    base_model: BaseModel
+    version: DatasetVersion
+    model: ModelName
+    start: ModelVersion | None
+
+    def spec(self) -> JobSpec:
+        start = self.start
+        return JobSpec(
+            base_model=self.base_model.name,
+            base_model_digest=self.base_model.digest,
+            base_model_source=self.base_model.source,
+            dataset_version=self.version.name,
+            dataset_digest=self.version.digest,
+            model=self.model,
+            settings=self.settings,
+            start=Start(start.name, start.manifest_digest) if start else None,
+            sizes=_sizes(self.base_model, self.version),
+        )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What of a draft could be read and found. Where something is None and had to be there, there
+    is a finding; no `model` means the namesake of the dataset."""
+
+    settings: JobSettings | None
+    model: ModelName | None
+    base_model: BaseModel | None
+    version: DatasetVersion | None
+    start: ModelVersion | None
+
+    def with_automatic(self) -> "_Found":
+        """With what the settings leave to `auto`; as it is where something was not found."""
+        if self.settings is None or self.base_model is None or self.version is None:
+            return self
+        model, examples = self.base_model.architecture, examples_of(self.version)
+        return replace(self, settings=automatic.resolved(self.settings, model, examples))
+
+    def resolved(self, findings: Findings) -> Resolved:
+        """Raises InvalidArgument with all findings if there are any."""
+        settings, base_model, version = self.settings, self.base_model, self.version
+        if findings.violations or settings is None or base_model is None or version is None:
+            raise InvalidArgument(findings.violations)
+        model = self.model or version.name.namesake()
+        return Resolved(settings, base_model, version, model, self.start)
+
+
+@dataclass(frozen=True)
 class Specification:
-    """Turns drafts into specs with the help of the two services that know what exists."""
+    """Turns drafts into specs with the help of the two services that know what exists, and of the
+    nodes that are there."""
 
     datasets: DatasetCatalog
     base_models: BaseModelCatalog
     model_versions: ModelVersionCatalog
+    offers: Offers
 
     async def of(self, project: str, draft: Draft, findings: Findings) -> JobSpec:
-        """Raises InvalidArgument with every violation, those found before among them, and
-        Unavailable if a catalog does not answer."""
+        """What can be trained here. Raises InvalidArgument with every violation, those found
+        before among them, and Unavailable if a catalog does not answer."""
+        found, offers = await asyncio.gather(
+            self._found(project, draft, findings), self.offers.there()
+        )
+        found = found.with_automatic()
+        if found.settings is not None:
+            findings.violations += backend_lacking(found.settings.backend, offers)
+            findings.violations += _too_large(found, found.settings, offers)
+        return found.resolved(findings).spec()
+
+    async def resolved(self, project: str, draft: Draft, findings: Findings) -> Resolved:
+        """What can be trained, whether or not a node is there for it. What the settings leave to
+        `auto` is still open. Raises as `of`."""
+        return (await self._found(project, draft, findings)).resolved(findings)
+
+    async def _found(self, project: str, draft: Draft, findings: Findings) -> _Found:
         settings = findings.of(lambda: checked_settings(draft.settings))
-        asked_model = findings.of(lambda: _model(draft, project))
+        model = findings.of(lambda: _model(draft, project))
         base_model, version, start = await asyncio.gather(
             self._base_model(draft, findings),
             self._version(draft, project, findings),
@@ -80,18 +153,7 @@ class Specification:
         )
         if start is not None and base_model is not None and settings is not None:
             findings.violations += starts.misfits(start, base_model, settings.method)
-        if findings.violations or settings is None or base_model is None or version is None:
-            raise InvalidArgument(findings.violations)
-        return JobSpec(
-            base_model=base_model.name,
-            base_model_digest=base_model.digest,
-            base_model_source=base_model.source,
-            dataset_version=version.name,
-            dataset_digest=version.digest,
-            model=asked_model or version.name.namesake(),
-            settings=settings,
-            start=Start(start.name, start.manifest_digest) if start else None,
-        )
+        return _Found(settings, model, base_model, version, start)
 
     async def _base_model(self, draft: Draft, findings: Findings) -> BaseModel | None:
         name = findings.of(lambda: BaseModelName.parse(draft.base_model, "tuning_job.base_model"))
@@ -121,6 +183,25 @@ class Specification:
         if found is None:
             findings.violations.append(no_start_version(name))
         return found
+
+
+def examples_of(version: DatasetVersion, mean_tokens: float = 0.0) -> Examples:
+    """`mean_tokens` 0 is guessed."""
+    guessed = guessed_mean_tokens(version.size_bytes, version.example_count)
+    return Examples(version.example_count, mean_tokens or guessed)
+
+
+def _sizes(base_model: BaseModel, version: DatasetVersion) -> Sizes | None:
+    if base_model.architecture is None:
+        return None
+    return Sizes(base_model.architecture, base_model.size_bytes, examples_of(version))
+
+
+def _too_large(found: _Found, settings: JobSettings, offers: Sequence[Offer]) -> list[Violation]:
+    if found.base_model is None or found.version is None:
+        return []
+    sizes = _sizes(found.base_model, found.version)
+    return [] if sizes is None else too_large(sizes, settings, offers)
 
 
 def _version_name(draft: Draft, project: str) -> DatasetVersionName:

@@ -24,10 +24,12 @@ from services.trainer.control.domain.names import (
     ModelName,
     ModelVersionName,
     TuningJobName,
+    TuningSweepName,
 )
 from services.trainer.control.domain.progress import Progress, Report
 from services.trainer.control.domain.resumes import Resumes
 from services.trainer.control.domain.settings import JobSettings
+from services.trainer.control.domain.sizes import Sizes
 from services.trainer.control.domain.states import FINAL, HELD, MOVES, State
 
 _LONGEST_RETRY_DELAY = timedelta(seconds=60)
@@ -62,7 +64,8 @@ class Start:
 @dataclass(frozen=True)
 class JobSpec:
     """What is to be trained, resolved when the job is created: nothing in it changes after.
-    Without a `start` the parameters of the method are fresh ones."""
+    Without a `start` the parameters of the method are fresh ones; without `sizes` nothing can be
+    estimated: the registry does not know how the base model is built."""
 
     base_model: BaseModelName
     base_model_digest: str
@@ -72,6 +75,11 @@ class JobSpec:
     model: ModelName
     settings: JobSettings
     start: Start | None = None
+    sizes: Sizes | None = None
+
+    def version_of(self, result: Result) -> str:
+        """The name of the model version that the result becomes."""
+        return self.model.version(content_id(result.manifest_digest))
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,7 @@ class TuningJob:
     `attempt` counts claims and fences the writes of nodes; `failures` counts the attempts that
     `max_attempts` limits. `event_count` is the length of the history, and so the sequence of its
     last event; `attempt_event_count` is how many of them the node told in the current attempt.
+    `sweep` is the one that the job is a trial of.
     """
 
     name: TuningJobName
@@ -98,6 +107,7 @@ class TuningJob:
     create_time: datetime
     update_time: datetime
     ready_time: datetime
+    sweep: TuningSweepName | None = None
     state: State = State.QUEUED
     attempt: int = 0
     failures: int = 0
@@ -174,8 +184,13 @@ class TuningJob:
             return self._succeeded(ending, now)
         return self._failed(ending, now, retry_delay)
 
+    def registered(self, result: Result) -> "TuningJob":
+        """The result of this trial, which won its sweep, becomes a model version."""
+        return replace(self, model_version=self.spec.version_of(result))
+
     def _succeeded(self, result: Result, now: datetime) -> "TuningJob":
-        version = self.spec.model.version(content_id(result.manifest_digest))
+        """Of a trial nothing is registered unless its sweep says so."""
+        version = "" if self.sweep else self.spec.version_of(result)
         done = advance(self, State.SUCCEEDED, now)
         return replace(done, model_version=version, progress=self.progress.stored())
 

@@ -3,6 +3,7 @@
 To add one: a message in the proto's `method`, a model here, and its name in `Method`.
 """
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
 
@@ -98,3 +99,18 @@ Method = Annotated[
     Field(discriminator="kind"),
 ]
 """Told apart by `kind`, which is the field of the proto that it comes from."""
+
+METHODS: Sequence[
+    type[FullMethod]
+    | type[LoraMethod]
+    | type[QloraMethod]
+    | type[PrefixMethod]
+    | type[AdapterMethod]
+] = (
+    FullMethod,
+    LoraMethod,
+    QloraMethod,
+    PrefixMethod,
+    AdapterMethod,
+)
+"""In the order in which they are shown."""

@@ -13,6 +13,13 @@ class TuningJobName(ResourceName):
 
 
 @dataclass(frozen=True)
+class TuningSweepName(ResourceName):
+    pattern = "projects/{project}/tuningSweeps/{tuning_sweep}"
+    project: str
+    tuning_sweep: str
+
+
+@dataclass(frozen=True)
 class ModelName(ResourceName):
     pattern = "projects/{project}/models/{model}"
     project: str

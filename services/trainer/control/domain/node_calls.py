@@ -6,6 +6,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from services.common.names import ID_RULE
 from services.common.request_ids import require_uuid4
+from services.trainer.control.domain.devices import Device, DeviceKind
 from services.trainer.control.domain.endings import (
     MAX_MESSAGE_CHARACTERS,
     Cause,
@@ -13,6 +14,7 @@ from services.trainer.control.domain.endings import (
     Result,
 )
 from services.trainer.control.domain.job import Checkpoint
+from services.trainer.control.domain.settings import Backend
 
 MAX_WAIT_S = 30
 _ID = r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$"
@@ -26,6 +28,7 @@ def _printable(text: str) -> str:
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="a sha256 in hex")]
 Message = Annotated[str, Field(max_length=MAX_MESSAGE_CHARACTERS), AfterValidator(_printable)]
 Count = Annotated[int, Field(ge=0)]
+Speed = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class NodeCall(BaseModel):
@@ -34,10 +37,28 @@ class NodeCall(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class ToldDevice(NodeCall):
+    kind: DeviceKind
+    model: Annotated[str, Field(max_length=255), AfterValidator(_printable)] = ""
+    memory_bytes: Count = 0
+    bfloat16_flops: Speed = 0.0
+    float32_flops: Speed = 0.0
+
+    def value(self) -> Device:
+        return Device(**self.model_dump())
+
+
 class ClaimCall(NodeCall):
     node: str = Field(pattern=_ID, description=ID_RULE)
     wait: float = Field(default=0.0, ge=0, le=MAX_WAIT_S)
     request_id: Annotated[str, AfterValidator(require_uuid4)] | None = None
+    device: ToldDevice | None = None
+    backends: tuple[str, ...] = ()
+
+    def offered(self) -> frozenset[Backend]:
+        """Those that are known here: a newer node may have others. None told: builtin."""
+        told = self.backends or (Backend.BUILTIN,)
+        return frozenset(one for one in Backend if one in told)
 
 
 class StoredCheckpoint(NodeCall):

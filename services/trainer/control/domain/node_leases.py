@@ -9,14 +9,19 @@ from structlog.typing import FilteringBoundLogger
 
 from services.common.faults import Aborted, Unavailable
 from services.trainer.control.domain.attempts import Attempt
+from services.trainer.control.domain.calibrating import learn
 from services.trainer.control.domain.changes import change, record
+from services.trainer.control.domain.devices import Device
 from services.trainer.control.domain.endings import Cause, Ending, Failure, Result
 from services.trainer.control.domain.errors import ClaimIdReused, existing
 from services.trainer.control.domain.job import Checkpoint, TuningJob
 from services.trainer.control.domain.names import TuningJobName
+from services.trainer.control.domain.nodes import Offer
 from services.trainer.control.domain.ports import StateChange, Store, Unit
+from services.trainer.control.domain.settings import Backend
 from services.trainer.control.domain.signals import Signals, wait
 from services.trainer.control.domain.states import HELD, State
+from services.trainer.control.domain.sweep_trials import hold_to_end, tell_sweep
 
 log: FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -46,10 +51,13 @@ class LeasePolicy:
 
 @dataclass(frozen=True)
 class Claim:
-    """Who asks for work. With a `request_id`, asking again gives the same lease."""
+    """Who asks for work, and what it has to do it on and with. With a `request_id`, asking again
+    gives the same lease."""
 
     node: str
     request_id: str = ""
+    device: Device | None = None
+    backends: frozenset[Backend] = frozenset({Backend.BUILTIN})
 
 
 class _Twin(Aborted):
@@ -68,9 +76,11 @@ class NodeLeases:
         self.policy = policy
 
     async def claim(self, claim: Claim, wait_s: float) -> TuningJob | None:
-        """The oldest ready job, RUNNING under a new attempt; None if none came within `wait_s`."""
+        """The oldest ready job that the node can train, RUNNING under a new attempt; None if none
+        came within `wait_s`."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_s
+        await self._hear_of(claim)
         while True:
             work_waits = self._signals.work_waits.listen()
             if (job := await self._claimed(claim)) is not None:
@@ -99,7 +109,7 @@ class NodeLeases:
         arrive in time. The same ending told again changes nothing. Raises StaleAttempt."""
         await self._all_heard(name, attempt, event_count)
         async with self._store.writing() as unit:
-            job = existing(name, await unit.jobs.hold(name))
+            job = await hold_to_end(unit, name)
             told = await unit.attempts.find(name, attempt)
             if told is not None and told.ended_with(ending):
                 return job
@@ -128,10 +138,19 @@ class NodeLeases:
                 log.warning("reaper.paused", reason=fault.reason)
             await asyncio.sleep(self.policy.reap_every_s)
 
+    async def _hear_of(self, claim: Claim) -> None:
+        """Keeps what the node says of itself, if that is news."""
+        async with self._store.reading() as unit:
+            offer = Offer(claim.node, claim.device, claim.backends, await unit.now())
+            known = await unit.nodes.find(claim.node)
+        if offer.says_more_than(known):
+            async with self._store.writing() as unit:
+                await unit.nodes.put(offer)
+
     async def _claimed(self, claim: Claim) -> TuningJob | None:
         async with self._store.reading() as unit:
             known = bool(claim.request_id) and await unit.attempts.claimed_under(claim.request_id)
-            if not known and not await unit.jobs.any_ready(await unit.now()):
+            if not known and not await unit.jobs.any_ready(claim.backends, await unit.now()):
                 return None
         try:
             async with self._store.writing() as unit:
@@ -158,7 +177,7 @@ class NodeLeases:
 
     async def _anew(self, unit: Unit, claim: Claim) -> TuningJob | None:
         now = await unit.now()
-        job = await unit.jobs.claim(claim.node, now, self.policy.lease)
+        job = await unit.jobs.claim(claim.node, claim.backends, now, self.policy.lease)
         if job is None:
             return None
         attempt = Attempt(job.name, job.attempt, claim.node, claim.request_id, now)
@@ -196,12 +215,14 @@ class NodeLeases:
         await unit.attempts.end(attempt.ended(ending, now))
         await change(unit, job, after, _why(after, ending))
         if isinstance(ending, Result) and after.state is State.SUCCEEDED:
+            await learn(unit, after, ending)
+        if isinstance(ending, Result) and after.model_version:
             await unit.news.job_succeeded(after, ending)
-        return after
+        return await tell_sweep(unit, after, ending)
 
     async def _take_back(self, unit: Unit, name: TuningJobName) -> None:
         """Unless its node came back, or somebody else was faster, since it was looked up."""
-        job = existing(name, await unit.jobs.hold(name))
+        job = await hold_to_end(unit, name)
         if job.lease_expire_time is not None and job.lease_expire_time <= await unit.now():
             await self._end(unit, job, Failure(Cause.LEASE_EXPIRED))
             log.warning("lease.expired", job=str(name), attempt=job.attempt, node=job.node)

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from services.common.filters import Filter
 from services.common.request_ids import RequestKey
+from services.trainer.control.domain.architecture import Architecture
 from services.trainer.control.domain.attempts import Attempt
 from services.trainer.control.domain.endings import Result
 from services.trainer.control.domain.job import BaseModelSource, TuningJob
@@ -17,19 +18,26 @@ from services.trainer.control.domain.names import (
     ModelAliasName,
     ModelVersionName,
     TuningJobName,
+    TuningSweepName,
 )
+from services.trainer.control.domain.nodes import Offer
 from services.trainer.control.domain.progress import Telemetry
+from services.trainer.control.domain.residuals import Residual
 from services.trainer.control.domain.resumes import StepLoss
+from services.trainer.control.domain.settings import Backend
 from services.trainer.control.domain.states import State
+from services.trainer.control.domain.sweep import Sweep
 
 
 @dataclass(frozen=True)
 class DatasetVersion:
-    """A stored dataset version; `name` never ends in `latest`, `digest` is its Parquet blob."""
+    """A stored dataset version; `name` never ends in `latest`, `digest` is its Parquet blob, of
+    `size_bytes` (0: not told)."""
 
     name: DatasetVersionName
     digest: str
     example_count: int
+    size_bytes: int = 0
 
 
 class DatasetCatalog(Protocol):
@@ -40,11 +48,14 @@ class DatasetCatalog(Protocol):
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A model to start from."""
+    """A model to start from. `size_bytes` is that of its files, 0 for a hub's; `architecture` is
+    None where the registry can not tell it."""
 
     name: BaseModelName
     digest: str
     source: BaseModelSource
+    size_bytes: int = 0
+    architecture: Architecture | None = None
 
 
 class BaseModelCatalog(Protocol):
@@ -69,6 +80,12 @@ class ModelVersion:
 class ModelVersionCatalog(Protocol):
     async def resolve(self, name: ModelVersionName | ModelAliasName) -> ModelVersion | None:
         """The version, also by the name `…/versions/latest` or an alias's. Raises Unavailable."""
+        ...
+
+
+class Offers(Protocol):
+    async def there(self) -> Sequence[Offer]:
+        """What the nodes have that are there. Raises Unavailable."""
         ...
 
 
@@ -123,12 +140,14 @@ class Jobs(Protocol):
         raises Aborted."""
         ...
 
-    async def claim(self, node: str, now: datetime, lease: timedelta) -> TuningJob | None:
-        """Gives `node` the oldest job that is ready, RUNNING under its next attempt. Two claims
-        never get the same attempt, nor does one wait for the other."""
+    async def claim(
+        self, node: str, backends: Collection[Backend], now: datetime, lease: timedelta
+    ) -> TuningJob | None:
+        """Gives `node` the oldest job of these backends that is ready, RUNNING under its next
+        attempt. Two claims never get the same attempt, nor does one wait for the other."""
         ...
 
-    async def any_ready(self, now: datetime) -> bool: ...
+    async def any_ready(self, backends: Collection[Backend], now: datetime) -> bool: ...
 
     async def expired(self, now: datetime) -> Sequence[TuningJobName]:
         """The jobs whose lease is over, and that nobody has taken back yet."""
@@ -138,6 +157,38 @@ class Jobs(Protocol):
 
     async def event_counts(self, names: Sequence[TuningJobName]) -> Mapping[TuningJobName, int]:
         """How long the histories of these jobs are."""
+        ...
+
+
+@dataclass(frozen=True)
+class SweepQuery:
+    """Sweeps of a project, newest first, those behind the one of this `create_time` and name."""
+
+    project: str
+    after: tuple[datetime, str] | None
+    limit: int
+
+
+class Sweeps(Protocol):
+    async def add(self, sweep: Sweep) -> None:
+        """Raises TuningSweepExists."""
+        ...
+
+    async def find(self, name: TuningSweepName) -> Sweep | None: ...
+
+    async def hold(self, name: TuningSweepName) -> Sweep | None:
+        """As `find`; nobody else changes the sweep until this transaction has ended. Held before
+        the jobs of its trials, never after."""
+        ...
+
+    async def replace(self, after: Sweep) -> None:
+        """Writes a sweep that this transaction holds."""
+        ...
+
+    async def newest(self, query: SweepQuery) -> Sequence[Sweep]: ...
+
+    async def trial_states(self, names: Sequence[TuningSweepName]) -> Mapping[TuningJobName, State]:
+        """Where the jobs of these sweeps' trials stand."""
         ...
 
 
@@ -161,6 +212,26 @@ class Attempts(Protocol):
     async def tell_step(self, job: TuningJobName, number: int, step: int) -> None: ...
 
     async def end(self, attempt: Attempt) -> None: ...
+
+
+class Nodes(Protocol):
+    async def find(self, name: str) -> Offer | None: ...
+
+    async def put(self, offer: Offer) -> None:
+        """In the place of what the node said before."""
+        ...
+
+    async def there(self, since: datetime) -> Sequence[Offer]:
+        """Of the nodes that asked for work since then, or that hold a lease."""
+        ...
+
+
+class Residuals(Protocol):
+    async def add(self, residual: Residual) -> None: ...
+
+    async def last(self, method: str, device_model: str, limit: int) -> Sequence[Residual]:
+        """Those with a ratio that is to be believed, the newest first."""
+        ...
 
 
 class History(Protocol):
@@ -215,11 +286,17 @@ class Unit(Protocol):
     @property
     def jobs(self) -> Jobs: ...
     @property
+    def sweeps(self) -> Sweeps: ...
+    @property
     def attempts(self) -> Attempts: ...
     @property
     def history(self) -> History: ...
     @property
     def news(self) -> News: ...
+    @property
+    def nodes(self) -> Nodes: ...
+    @property
+    def residuals(self) -> Residuals: ...
     @property
     def requests(self) -> Requests: ...
 

@@ -52,9 +52,21 @@ class Overlength(StrEnum):
     REFUSE = "REFUSE"
 
 
+class Backend(StrEnum):
+    """What trains a job."""
+
+    BUILTIN = "BUILTIN"
+    UNSLOTH = "UNSLOTH"
+    AXOLOTL = "AXOLOTL"
+
+
+METHODS_OF_OTHER_BACKENDS = ("full", "lora", "qlora")
+"""What backends that are not our own can train."""
+
+
 class TrainingParameters(Frozen):
     """How long and how fast to train. `max_steps` 0 means that `epochs` decides; `learning_rate`
-    None, that the method does."""
+    None, that the method does, or with `auto` the rules (`automatic`)."""
 
     max_steps: int = Field(default=0, ge=0, le=10_000_000)
     epochs: float = Field(default=3.0, gt=0, le=1000)
@@ -79,6 +91,7 @@ class TrainingParameters(Frozen):
     keep_checkpoint_every: int = Field(default=0, ge=0)
     sample_count: int = Field(default=2, ge=0, le=16)
     sample_max_tokens: int = Field(default=48, ge=1, le=512)
+    auto: bool = False
 
     @field_validator("early_stopping_patience")
     @classmethod
@@ -99,6 +112,19 @@ class JobSettings(Frozen):
     seed: int = Field(default=0, ge=-_MAX_INT64 - 1, le=_MAX_INT64)
     max_attempts: int = Field(default=3, ge=1, le=20)
     labels: dict[Word, Word] = Field(default_factory=dict[str, str], max_length=32)
+    backend: Backend = Backend.BUILTIN
+
+    @field_validator("backend")
+    @classmethod
+    def _has_the_method(cls, backend: Backend, info: ValidationInfo) -> Backend:
+        method: Method | None = info.data.get("method")
+        if backend is Backend.BUILTIN or method is None or method.kind in METHODS_OF_OTHER_BACKENDS:
+            return backend
+        raise PydanticCustomError(
+            "backend_lacks_method",
+            "{backend} trains full, lora and qlora; leave it unset to train {method}",
+            {"backend": backend.lower(), "method": method.kind},
+        )
 
     @field_validator("training")
     @classmethod
@@ -106,7 +132,7 @@ class JobSettings(Frozen):
         cls, training: TrainingParameters, info: ValidationInfo
     ) -> TrainingParameters:
         method: Method | None = info.data.get("method")
-        if method is None or training.learning_rate is not None:
+        if method is None or training.learning_rate is not None or training.auto:
             return training
         return training.model_copy(update={"learning_rate": method.default_learning_rate})
 

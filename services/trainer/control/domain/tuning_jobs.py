@@ -18,6 +18,7 @@ from services.trainer.control.domain.job import JobSpec, TuningJob
 from services.trainer.control.domain.names import TuningJobName
 from services.trainer.control.domain.ports import JobQuery, Store, Unit
 from services.trainer.control.domain.states import State
+from services.trainer.control.domain.sweep_trials import hold_to_end, tell_sweep
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
@@ -29,6 +30,7 @@ FILTER_FIELDS: Mapping[str, FieldKind] = {
     "dataset_version": TEXT,
     "model": TEXT,
     "node": TEXT,
+    "tuning_sweep": TEXT,
     "create_time": TIME,
     "labels": MAP,
 }
@@ -116,12 +118,13 @@ class TuningJobs:
     async def cancel(self, name: TuningJobName, etag: str) -> TuningJob:
         """Raises TuningJobNotFound, WrongState, Aborted STALE_ETAG."""
         async with self._store.writing() as unit:
-            job = existing(name, await unit.jobs.hold(name))
+            job = await hold_to_end(unit, name)
             require_match(etag, job.etag)
             after = job.cancelled(await unit.now())
-            if after is not job:
-                await change(unit, job, after)
-        return after
+            if after is job:
+                return job
+            await change(unit, job, after)
+            return await tell_sweep(unit, after, None)
 
     def _name(self, project: str, job_id: str) -> TuningJobName:
         if job_id:

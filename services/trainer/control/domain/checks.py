@@ -1,0 +1,29 @@
+"""Values from outside, made into values of the domain or refused with every violation."""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from services.common.faults import InvalidArgument, Violation
+
+T = TypeVar("T")
+
+
+def checked(kind: TypeAdapter[T], given: Mapping[str, object], root: str) -> T:
+    """`given`, by field, as a `kind`. Raises InvalidArgument with every violation; fields are named
+    from `root` on, which is empty for the request itself."""
+    try:
+        return kind.validate_python(given)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        raise InvalidArgument(
+            [
+                Violation(
+                    ".".join(filter(None, (root, *map(str, one["loc"])))),
+                    one["msg"],
+                    one["type"].upper(),
+                )
+                for one in found
+            ]
+        ) from error
