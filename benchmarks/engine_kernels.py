@@ -134,7 +134,7 @@ def make_step(size: Size, switches: Switches, dtype: torch.dtype) -> Callable[[B
             loss = summed_cross_entropy(logits, batch.targets)
         else:
             loss = functional.cross_entropy(logits.float(), batch.targets, reduction="sum")
-        autograd.backward(loss / batch.labels)
+        autograd.backward(loss / len(batch.targets))
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()

@@ -60,7 +60,7 @@ class Row:
 def main() -> int:
     options = _options()
     size = SIZES[options.size]
-    workload = write_workload(DIRECTORY / "workload", [size], options.examples)
+    workload = write_workload(options.directory / "workload", [size], options.examples)
     print(_heading())
     worst = worst_closed_form = 0.0
     for name in options.methods:
@@ -85,6 +85,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto")
     parser.add_argument("--packing", action="store_true")
     parser.add_argument("--checkpointing", choices=["on", "off"], default="off")
+    parser.add_argument("--directory", type=Path, default=DIRECTORY, help="for what runs leave")
     return parser.parse_args()
 
 

@@ -17,14 +17,14 @@ from transformers import (
 VOCABULARY = 320
 
 
-def llama(vocabulary: int = VOCABULARY) -> PreTrainedModel:
-    """Two blocks, the keys and values of which have half as many heads as the queries."""
+def llama(vocabulary: int = VOCABULARY, blocks: int = 2) -> PreTrainedModel:
+    """Its keys and values have half as many heads as the queries."""
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=vocabulary,
             hidden_size=32,
             intermediate_size=64,
-            num_hidden_layers=2,
+            num_hidden_layers=blocks,
             num_attention_heads=4,
             num_key_value_heads=2,
             max_position_embeddings=512,

@@ -1,24 +1,29 @@
 """What a job would take, found without taking it."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from services.trainer.engine.events import Event, Finished, Started
+from services.trainer.engine.events import Event, Started
 from services.trainer.engine.job import Job, job_json
 from services.trainer.engine.methods import Adapter, Full, Lora, Method, Prefix, Qlora
 from services.trainer.engine.preparation import prepare
 from services.trainer.engine.process import ExitCode
+from services.trainer.engine.simulation import estimate as estimate_module
 from services.trainer.engine.simulation.estimate import Estimate, estimate
+from tests.unit.engine.conftest import ROOT
 from tests.unit.engine.families import llama, save_base_model
 
 MakeJob = Callable[..., Job]
 RunHere = Callable[[Job], list[Event]]
-Start = Callable[..., Any]
+Run = Callable[..., tuple[int, str]]
 
 METHODS: dict[str, Method] = {
     "full": Full(),
@@ -30,6 +35,29 @@ METHODS: dict[str, Method] = {
     "adapter": Adapter(adapter_size=8),
 }
 NO_RUNTIME = 0
+
+
+@pytest.fixture
+def run_engine(tmp_path: Path) -> Run:
+    """Runs `python -m services.trainer.engine` on a job, or a job file of this content, to its end;
+    returns its exit code and what it printed."""
+
+    def run(*arguments: str | Job) -> tuple[int, str]:
+        *options, job = arguments
+        path = tmp_path / "job.json"
+        path.write_text(job if isinstance(job, str) else job_json(job))
+        ended = subprocess.run(
+            [sys.executable, "-m", "services.trainer.engine", *map(str, options), str(path)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            text=True,
+            check=False,
+        )
+        return ended.returncode, ended.stdout
+
+    return run
 
 
 def estimated(job: Job) -> Estimate:
@@ -66,3 +94,71 @@ def test_parameters_steps_and_tokens_are_those_of_the_run(
         + peak.activations_bytes
         + peak.runtime_bytes
     )
+
+
+def test_more_blocks_lie_on_the_line_through_two_and_four(
+    make_job: MakeJob, base_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "deep"
+    shutil.copytree(base_model, directory)
+    llama(blocks=8).save_pretrained(directory)
+    job = make_job(base_model_dir=directory)
+    few = estimated(job)
+    monkeypatch.setattr(estimate_module, "_MOST_BLOCKS", 8)
+    whole = estimated(job)
+    assert few.total_parameters == whole.total_parameters
+    assert few.trainable_parameters == whole.trainable_parameters
+    ours, theirs = few.peak_memory, whole.peak_memory
+    assert ours.weights_bytes == theirs.weights_bytes
+    assert ours.optimizer_bytes == pytest.approx(theirs.optimizer_bytes, rel=0.01)
+    assert ours.activations_bytes == pytest.approx(theirs.activations_bytes, rel=0.1)
+
+
+def test_activations_computed_again_take_less(make_job: MakeJob) -> None:
+    kept, again = (
+        estimated(make_job({"gradient_checkpointing": mode})).peak_memory.activations_bytes
+        for mode in ("off", "on")
+    )
+    assert again < 0.8 * kept
+
+
+def test_smaller_parts_take_less(make_job: MakeJob) -> None:
+    whole, parted = (
+        estimated(make_job({"micro_batch_tokens": tokens})).peak_memory.activations_bytes
+        for tokens in (0, 64)
+    )
+    assert parted < 0.7 * whole
+
+
+def test_two_processes_hold_two_models(make_job: MakeJob) -> None:
+    one, two = (estimated(make_job(processes=count)).peak_memory for count in (1, 2))
+    assert two.weights_bytes == 2 * one.weights_bytes
+    assert two.activations_bytes < 2 * one.activations_bytes
+
+
+def test_packed_rows_are_simulated_with_what_they_attend_to(make_job: MakeJob) -> None:
+    found = estimated(make_job({"packing": True, "batch_tokens": 300}))
+    assert found.peak_memory.activations_bytes > 0
+
+
+def test_the_engine_prints_an_estimate(make_job: MakeJob, run_engine: Run) -> None:
+    job = make_job({"precision": "float32"})
+    code, printed = run_engine("--estimate", job)
+    assert code == ExitCode.OK
+    found = json.loads(printed)
+    code, events = run_engine(job)
+    assert code == ExitCode.OK
+    finished = json.loads(events.splitlines()[-1])
+    estimated_bytes = found["peak_memory"]["total_bytes"]
+    assert estimated_bytes == pytest.approx(finished["peak_memory_bytes"], rel=0.05)
+    assert found["total_steps"] == finished["steps"]
+
+
+def test_a_job_at_fault_is_told_by_an_estimate_too(make_job: MakeJob, run_engine: Run) -> None:
+    content = json.loads(job_json(make_job()))
+    content["method"]["target_modules"] = ["nowhere"]
+    code, printed = run_engine("--estimate", json.dumps(content))
+    assert code == ExitCode.INVALID
+    failed = json.loads(printed)
+    assert (failed["type"], failed["kind"]) == ("failed", "invalid_job")
+    assert "nowhere" in failed["message"]

@@ -12,9 +12,15 @@ GIB = 2**30
 
 
 def llama(
-    hidden: int = 4096, inner: int = 14_336, layers: int = 32, heads: int = 32, key_heads: int = 8
+    hidden: int = 4096,
+    inner: int = 14_336,
+    layers: int = 32,
+    heads: int = 32,
+    key_heads: int = 8,
+    tied_vocabulary: int = 0,
 ) -> Architecture:
-    """Of the shape of an 8 B Llama, unless told otherwise."""
+    """Of the shape of an 8 B Llama, unless told otherwise; without a tied embedding there are two
+    of 8 rows for each number of the width."""
     keys = hidden // heads * key_heads
     shapes = {
         "q_proj": (hidden, hidden),
@@ -25,12 +31,15 @@ def llama(
         "up_proj": (hidden, inner),
         "down_proj": (inner, hidden),
     }
-    vocabulary = 8 * hidden
+    vocabulary = tied_vocabulary or 8 * hidden
+    embeddings = 1 if tied_vocabulary else 2
     linear = layers * sum(one * other for one, other in shapes.values())
     return checked_architecture(
         {
             "model_type": "llama",
-            "parameter_count": linear + 2 * vocabulary * hidden + (2 * layers + 1) * hidden,
+            "parameter_count": linear
+            + embeddings * vocabulary * hidden
+            + (2 * layers + 1) * hidden,
             "hidden_size": hidden,
             "layer_count": layers,
             "head_count": heads,
@@ -39,6 +48,7 @@ def llama(
             "intermediate_size": inner,
             "gated_feed_forward": True,
             "vocabulary_size": vocabulary,
+            "tied_embeddings": bool(tied_vocabulary),
             "position_limit": 8192,
             "linear_layers": [
                 {"name": name, "input_size": one, "output_size": other, "count": layers}

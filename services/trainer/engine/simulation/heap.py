@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 _ALIGNMENT = 64
 """Bytes; torch's on a CPU."""
@@ -36,7 +36,7 @@ class HeapPeak:
 class _MallInfo2(ctypes.Structure):
     """See mallinfo(3). `arena` is the heap, `hblkhd` what was too large for it."""
 
-    _fields_: ClassVar[list[tuple[str, Any]]] = [
+    _fields_ = tuple(
         (name, ctypes.c_size_t)
         for name in (
             "arena",
@@ -50,7 +50,7 @@ class _MallInfo2(ctypes.Structure):
             "fordblks",
             "keepcost",
         )
-    ]
+    )
 
 
 def heap_peak(events: Iterable[str]) -> HeapPeak | None:

@@ -27,7 +27,6 @@ from services.trainer.engine.state import Run
 from services.trainer.engine.step import take_step
 from services.trainer.engine.team import Team
 
-
 _COMMON_STEPS = 12
 """Steps as they come, for gaps between pieces of memory come from batches of different shapes."""
 _SHAPED_STEPS = 2000
@@ -208,7 +207,8 @@ def _fullest(record: Record, begins: int, device: torch.device) -> tuple[int, in
 def _held(record: Record, place: int, kinds: _Kinds, begins: int, slack: int) -> Held:
     """Of what is alive at `place`; what was so before `begins` and is none of the kinds are
     weights."""
-    held = dict.fromkeys(("weights", "added", "gradients", "moments", "activations"), 0)
+    kept = ("weights", "added", "gradients", "moments", "activations")
+    held: dict[str, int] = dict.fromkeys(kept, 0)
     for number, allocation in enumerate(record.allocations):
         if allocation.is_alive_at(place):
             held[_kind(number, allocation.born < begins, kinds)] += allocation.size_bytes
