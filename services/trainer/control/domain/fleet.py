@@ -1,5 +1,6 @@
 """The nodes that are there, and what the runs on them taught the estimates."""
 
+import asyncio
 from collections.abc import Sequence
 
 from services.trainer.control.domain.devices import Corrections, Device
@@ -13,8 +14,15 @@ class Fleet:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._looking: asyncio.Task[Sequence[Offer]] | None = None
 
     async def there(self) -> Sequence[Offer]:
+        """Calls that come together share one look at the database."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look())
+        return await asyncio.shield(self._looking)
+
+    async def _look(self) -> Sequence[Offer]:
         async with self._store.reading() as unit:
             return await unit.nodes.there(await unit.now() - LATELY)
 
