@@ -63,7 +63,8 @@ def test_the_lineage_is_whole() -> None:
         "long_examples": "drop",
         "early_stopping_patience": 0,
         "keep_checkpoint_every": 0,
-        "seed": 2**60,
+        "auto": False,
+            "seed": 2**60,
     }
 
 
