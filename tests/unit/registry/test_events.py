@@ -64,7 +64,7 @@ def test_the_lineage_is_whole() -> None:
         "early_stopping_patience": 0,
         "keep_checkpoint_every": 0,
         "auto": False,
-            "seed": 2**60,
+        "seed": 2**60,
     }
 
 
