@@ -18,9 +18,12 @@ from rich.table import Table
 from benchmarks.methods import BASE, EXAMPLES, run_engine, write_dataset
 from services.registry.adapters.architectures import read_architecture
 from services.trainer.control.domain import automatic
-from services.trainer.control.domain.architecture import Architecture, checked_architecture
+from services.trainer.control.domain.estimation.architecture import (
+    Architecture,
+    checked_architecture,
+)
+from services.trainer.control.domain.estimation.reading import Examples, guessed_mean_tokens
 from services.trainer.control.domain.methods import METHODS
-from services.trainer.control.domain.reading import Examples, guessed_mean_tokens
 from services.trainer.control.domain.settings import checked_settings
 
 _CHOSEN = (

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from services.registry.adapters.architectures import read_architecture
-from services.trainer.control.domain.architecture import checked_architecture
-from services.trainer.control.domain.devices import Device, DeviceKind
-from services.trainer.control.domain.proposal import Proposal
-from services.trainer.control.domain.reading import Examples
+from services.trainer.control.domain.estimation.architecture import checked_architecture
+from services.trainer.control.domain.estimation.devices import Device, DeviceKind
+from services.trainer.control.domain.estimation.proposal import Proposal
+from services.trainer.control.domain.estimation.reading import Examples
 from services.trainer.control.domain.settings import checked_settings
 
 _WORDS = ("precision", "gradient_checkpointing", "schedule", "placement", "activation")

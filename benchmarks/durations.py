@@ -17,9 +17,9 @@ from benchmarks.memory import METHODS, write_job
 from benchmarks.training.observation import ROOT
 from benchmarks.training.sizes import SIZES
 from benchmarks.training.workload import write_workload
-from services.trainer.control.domain.devices import Device
-from services.trainer.control.domain.reading import Examples
-from services.trainer.control.domain.throughput import tokens_per_second
+from services.trainer.control.domain.estimation.devices import Device
+from services.trainer.control.domain.estimation.reading import Examples
+from services.trainer.control.domain.estimation.throughput import tokens_per_second
 
 DIRECTORY = ROOT / "build" / "bench-durations"
 _WARM_UP_STEPS = 3

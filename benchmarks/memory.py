@@ -22,8 +22,8 @@ from benchmarks.training.conversations import LONGEST
 from benchmarks.training.observation import ROOT
 from benchmarks.training.sizes import SIZES, Size
 from benchmarks.training.workload import Workload, write_workload
-from services.trainer.control.domain.footprint import peak_memory
-from services.trainer.control.domain.reading import Examples
+from services.trainer.control.domain.estimation.footprint import peak_memory
+from services.trainer.control.domain.estimation.reading import Examples
 from services.trainer.engine.fast.hardware import multiplies_bfloat16
 
 DIRECTORY = ROOT / "build" / "bench-memory"

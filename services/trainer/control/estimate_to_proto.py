@@ -8,10 +8,10 @@ from google.protobuf.duration_pb2 import Duration
 
 from anneal.trainer.v1 import estimate_pb2
 from anneal.trainer.v1 import tuning_job_service_pb2 as service_pb
-from services.trainer.control.domain.devices import Device
-from services.trainer.control.domain.estimates import TuningEstimate
-from services.trainer.control.domain.footprint import PeakMemory
-from services.trainer.control.domain.ranking import Recommendation
+from services.trainer.control.domain.estimation.devices import Device
+from services.trainer.control.domain.estimation.estimates import TuningEstimate
+from services.trainer.control.domain.estimation.footprint import PeakMemory
+from services.trainer.control.domain.recommendation.ranking import Recommendation
 
 
 def answer(estimates: Sequence[TuningEstimate], on: Device) -> service_pb.EstimateTuningJobResponse:

@@ -15,7 +15,7 @@ from anneal.trainer.v1 import tuning_job_service_pb2 as service_pb
 from services.common.faults import InvalidArgument
 from services.common.request_ids import fingerprint
 from services.trainer.control.domain.drafts import Draft
-from services.trainer.control.domain.estimates import EstimateCall
+from services.trainer.control.domain.estimation.estimates import EstimateCall
 from services.trainer.control.domain.names import TuningJobName
 from services.trainer.control.domain.node_calls import (
     ClaimCall,
@@ -32,7 +32,7 @@ from services.trainer.control.domain.progress import (
     Stepped,
     Telemetry,
 )
-from services.trainer.control.domain.recommendations import RecommendCall
+from services.trainer.control.domain.recommendation.recommendations import RecommendCall
 from services.trainer.control.domain.tuning_jobs import Listing, NewJob
 
 _TELEMETRY_SUBJECT = re.compile(r"anneal\.jobs\.([^.]+)\.([^.]+)\.events")

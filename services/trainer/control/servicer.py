@@ -9,11 +9,11 @@ from anneal.trainer.v1.node_lease_service_pb2_grpc import NodeLeaseServiceServic
 from anneal.trainer.v1.tuning_job_service_pb2_grpc import TuningJobServiceServicer
 from services.common.errors import Context
 from services.trainer.control import estimate_to_proto, from_proto, to_proto
-from services.trainer.control.domain.estimates import Estimates
+from services.trainer.control.domain.estimation.estimates import Estimates
 from services.trainer.control.domain.lookups import Lookups
 from services.trainer.control.domain.names import TuningJobName
 from services.trainer.control.domain.node_leases import Claim, NodeLeases
-from services.trainer.control.domain.recommendations import Recommendations
+from services.trainer.control.domain.recommendation.recommendations import Recommendations
 from services.trainer.control.domain.tuning_jobs import TuningJobs
 from services.trainer.control.domain.watching import Watching
 

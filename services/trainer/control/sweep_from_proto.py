@@ -3,8 +3,8 @@
 from anneal.trainer.v1 import tuning_sweep_service_pb2 as service_pb
 from services.common.request_ids import fingerprint
 from services.trainer.control import from_proto
-from services.trainer.control.domain.sweep_drafts import SweepDraft
-from services.trainer.control.domain.sweeps import NewSweep, SweepListing
+from services.trainer.control.domain.sweeps.drafts import SweepDraft
+from services.trainer.control.domain.sweeps.tuning_sweeps import NewSweep, SweepListing
 
 
 def new_sweep(request: service_pb.SweepTuningJobRequest) -> NewSweep:

@@ -6,7 +6,7 @@ from anneal.trainer.v1.tuning_sweep_service_pb2_grpc import TuningSweepServiceSe
 from services.common.errors import Context
 from services.trainer.control import sweep_from_proto
 from services.trainer.control.domain.names import TuningSweepName
-from services.trainer.control.domain.sweeps import TuningSweeps
+from services.trainer.control.domain.sweeps.tuning_sweeps import TuningSweeps
 from services.trainer.control.sweep_to_proto import tuning_sweep
 
 

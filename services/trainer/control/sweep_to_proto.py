@@ -7,8 +7,8 @@ from anneal.trainer.v1 import tuning_sweep_pb2 as sweep_pb
 from services.common.errors import DOMAIN
 from services.trainer.control import to_proto
 from services.trainer.control.domain.states import State
-from services.trainer.control.domain.sweep import SweepState, Trial
-from services.trainer.control.domain.sweeps import SweepView
+from services.trainer.control.domain.sweeps.sweep import SweepState, Trial
+from services.trainer.control.domain.sweeps.tuning_sweeps import SweepView
 
 NO_TRIAL_SUCCEEDED = "NO_TRIAL_SUCCEEDED"
 

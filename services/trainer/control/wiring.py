@@ -19,13 +19,13 @@ from services.trainer.control.adapters.hints import WorkHints
 from services.trainer.control.adapters.sql import TrainerTables
 from services.trainer.control.adapters.telemetry import TelemetryConsumer
 from services.trainer.control.domain.drafts import Specification
-from services.trainer.control.domain.estimates import Estimates
+from services.trainer.control.domain.estimation.estimates import Estimates
 from services.trainer.control.domain.fleet import Fleet
 from services.trainer.control.domain.lookups import Lookups
 from services.trainer.control.domain.node_leases import LeasePolicy, NodeLeases
-from services.trainer.control.domain.recommendations import Recommendations
+from services.trainer.control.domain.recommendation.recommendations import Recommendations
 from services.trainer.control.domain.signals import Signals
-from services.trainer.control.domain.sweeps import TuningSweeps
+from services.trainer.control.domain.sweeps.tuning_sweeps import TuningSweeps
 from services.trainer.control.domain.tuning_jobs import Ids, TuningJobs
 from services.trainer.control.domain.watching import Watching
 from services.trainer.control.servicer import NodeLeaseServicer, TuningJobServicer

@@ -12,12 +12,12 @@ from anneal.trainer.v1 import node_lease_service_pb2 as lease_pb
 from anneal.trainer.v1 import tuning_job_pb2 as job_pb
 from anneal.trainer.v1 import tuning_job_service_pb2 as service_pb
 from services.trainer.control.adapters.tables import ResidualRow
-from services.trainer.control.domain.devices import Corrections
+from services.trainer.control.domain.estimation.devices import Corrections
+from services.trainer.control.domain.estimation.footprint import peak_memory
+from services.trainer.control.domain.estimation.proposal import Proposal
+from services.trainer.control.domain.estimation.throughput import tokens_per_second
 from services.trainer.control.domain.fleet import Fleet
-from services.trainer.control.domain.footprint import peak_memory
 from services.trainer.control.domain.names import TuningJobName
-from services.trainer.control.domain.proposal import Proposal
-from services.trainer.control.domain.throughput import tokens_per_second
 from tests.contract.trainer_control.world import PARENT, World, refused
 
 LLAMA = "baseModels/llama"

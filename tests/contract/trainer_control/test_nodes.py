@@ -12,7 +12,7 @@ from anneal.trainer.v1 import estimate_pb2 as estimate_pb
 from anneal.trainer.v1 import node_lease_service_pb2 as lease_pb
 from anneal.trainer.v1 import tuning_job_pb2 as job_pb
 from services.trainer.control.adapters.tables import NodeRow
-from services.trainer.control.domain.devices import Device, DeviceKind
+from services.trainer.control.domain.estimation.devices import Device, DeviceKind
 from services.trainer.control.domain.fleet import Fleet
 from services.trainer.control.domain.nodes import LATELY
 from tests.contract.trainer_control.world import World, refused

@@ -13,7 +13,7 @@ from anneal.trainer.v1 import tuning_job_service_pb2 as service_pb
 from services.common.bus import Bus
 from services.common.faults import Unavailable
 from services.common.store import Store
-from services.trainer.control.domain.architecture import Architecture, LinearLayers
+from services.trainer.control.domain.estimation.architecture import Architecture, LinearLayers
 from services.trainer.control.domain.job import ManifestSource
 from services.trainer.control.domain.names import (
     BaseModelName,

@@ -12,13 +12,16 @@ import torch
 from torch import Tensor, autograd, nn
 
 from services.registry.adapters.architectures import read_architecture
-from services.trainer.control.domain.activations import Blocks
-from services.trainer.control.domain.architecture import Architecture, checked_architecture
-from services.trainer.control.domain.devices import Device, DeviceKind
+from services.trainer.control.domain.estimation.activations import Blocks
+from services.trainer.control.domain.estimation.architecture import (
+    Architecture,
+    checked_architecture,
+)
+from services.trainer.control.domain.estimation.devices import Device, DeviceKind
+from services.trainer.control.domain.estimation.parameters import parameters
+from services.trainer.control.domain.estimation.precision import arithmetic
+from services.trainer.control.domain.estimation.reading import Part
 from services.trainer.control.domain.methods import Method
-from services.trainer.control.domain.parameters import parameters
-from services.trainer.control.domain.precision import arithmetic
-from services.trainer.control.domain.reading import Part
 from services.trainer.control.domain.settings import Precision, checked_settings
 from services.trainer.engine.batches import Batch, padded, paired
 from services.trainer.engine.examples import Example

@@ -2,10 +2,13 @@
 
 from typing import Any
 
-from services.trainer.control.domain.architecture import Architecture, checked_architecture
-from services.trainer.control.domain.devices import Device, DeviceKind
-from services.trainer.control.domain.proposal import Proposal
-from services.trainer.control.domain.reading import Examples
+from services.trainer.control.domain.estimation.architecture import (
+    Architecture,
+    checked_architecture,
+)
+from services.trainer.control.domain.estimation.devices import Device, DeviceKind
+from services.trainer.control.domain.estimation.proposal import Proposal
+from services.trainer.control.domain.estimation.reading import Examples
 from services.trainer.control.domain.settings import checked_settings
 
 GIB = 2**30

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.trainer.control.domain.architecture import Architecture
 from services.trainer.control.domain.automatic import resolved
+from services.trainer.control.domain.estimation.architecture import Architecture
+from services.trainer.control.domain.estimation.reading import Examples
 from services.trainer.control.domain.methods import METHODS
-from services.trainer.control.domain.reading import Examples
 from services.trainer.control.domain.settings import (
     JobSettings,
     TrainingParameters,

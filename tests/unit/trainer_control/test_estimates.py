@@ -7,21 +7,21 @@ from typing import Any
 import pytest
 
 from services.common.faults import FailedPrecondition, InvalidArgument
-from services.trainer.control.domain.architecture import checked_architecture
-from services.trainer.control.domain.devices import Corrections, Device, DeviceKind
 from services.trainer.control.domain.drafts import Draft, Specification
-from services.trainer.control.domain.estimates import (
+from services.trainer.control.domain.estimation.architecture import checked_architecture
+from services.trainer.control.domain.estimation.devices import Corrections, Device, DeviceKind
+from services.trainer.control.domain.estimation.estimates import (
     EstimateCall,
     Estimates,
     TuningEstimate,
     estimate,
 )
-from services.trainer.control.domain.footprint import least_memory, peak_memory
+from services.trainer.control.domain.estimation.footprint import least_memory, peak_memory
+from services.trainer.control.domain.estimation.parameters import parameters
+from services.trainer.control.domain.estimation.reading import Examples
+from services.trainer.control.domain.estimation.remedies import in_gib, misfit
 from services.trainer.control.domain.methods import METHODS
 from services.trainer.control.domain.nodes import Offer
-from services.trainer.control.domain.parameters import parameters
-from services.trainer.control.domain.reading import Examples
-from services.trainer.control.domain.remedies import in_gib, misfit
 from tests.contract.trainer_control.world import (
     KnownBaseModels,
     known_base_models,

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from services.trainer.control.domain.devices import Device, DeviceKind
-from services.trainer.control.domain.footprint import least_memory, peak_memory
-from services.trainer.control.domain.reading import Examples
+from services.trainer.control.domain.estimation.devices import Device, DeviceKind
+from services.trainer.control.domain.estimation.footprint import least_memory, peak_memory
+from services.trainer.control.domain.estimation.reading import Examples
 from tests.unit.trainer_control.proposals import llama, proposal
 
 MODELS = {

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from services.trainer.control.domain.devices import Device, DeviceKind
+from services.trainer.control.domain.estimation.devices import Device, DeviceKind
 from services.trainer.control.domain.nodes import Offer, backend_lacking, largest
 from services.trainer.control.domain.settings import Backend
 

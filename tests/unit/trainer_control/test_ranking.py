@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from services.trainer.control.domain.devices import Device, DeviceKind
-from services.trainer.control.domain.estimates import estimate
+from services.trainer.control.domain.estimation.devices import Device, DeviceKind
+from services.trainer.control.domain.estimation.estimates import estimate
+from services.trainer.control.domain.estimation.proposal import Proposal
+from services.trainer.control.domain.estimation.reading import Examples
 from services.trainer.control.domain.methods import METHODS
-from services.trainer.control.domain.proposal import Proposal
-from services.trainer.control.domain.ranking import Recommendation, ranked
-from services.trainer.control.domain.reading import Examples
-from services.trainer.control.domain.targets import Target, servable_methods
+from services.trainer.control.domain.recommendation.ranking import Recommendation, ranked
+from services.trainer.control.domain.recommendation.targets import Target, servable_methods
 from tests.unit.trainer_control.proposals import GIB, gpu, llama, proposal
 
 SMALL = llama(hidden=768, inner=2048, layers=12, heads=12, key_heads=12)

@@ -5,7 +5,12 @@ from typing import Any
 
 import pytest
 
-from services.trainer.control.domain.reading import Examples, Part, guessed_mean_tokens, reading
+from services.trainer.control.domain.estimation.reading import (
+    Examples,
+    Part,
+    guessed_mean_tokens,
+    reading,
+)
 from services.trainer.control.domain.settings import TrainingParameters
 from services.trainer.engine.plan import Plan, parts
 from tests.unit.trainer_control.proposals import llama

@@ -5,10 +5,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from services.trainer.control.domain.devices import Corrections
 from services.trainer.control.domain.endings import Result
-from services.trainer.control.domain.names import TuningJobName
-from services.trainer.control.domain.residuals import (
+from services.trainer.control.domain.estimation.devices import Corrections
+from services.trainer.control.domain.estimation.residuals import (
     Expected,
     Residual,
     Run,
@@ -16,6 +15,7 @@ from services.trainer.control.domain.residuals import (
     is_believed,
     residual,
 )
+from services.trainer.control.domain.names import TuningJobName
 
 RUN = Run(TuningJobName("p", "j"), "lora", "A GPU", datetime(2026, 1, 1, tzinfo=UTC))
 EXPECTED = Expected(peak_bytes=1000, tokens_per_second=100.0)

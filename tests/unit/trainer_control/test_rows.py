@@ -7,14 +7,14 @@ from typing import Any
 
 from services.trainer.control.adapters.rows import changing_values, fixed_values, tuning_job
 from services.trainer.control.adapters.tables import JobRow
-from services.trainer.control.domain.architecture import Architecture, LinearLayers
+from services.trainer.control.domain.estimation.architecture import Architecture, LinearLayers
+from services.trainer.control.domain.estimation.reading import Examples
+from services.trainer.control.domain.estimation.sizes import Sizes
 from services.trainer.control.domain.job import Start, TuningJob
 from services.trainer.control.domain.methods import LoraMethod
 from services.trainer.control.domain.names import ModelVersionName
-from services.trainer.control.domain.reading import Examples
 from services.trainer.control.domain.resumes import ResumeCertificate
 from services.trainer.control.domain.settings import TrainingParameters
-from services.trainer.control.domain.sizes import Sizes
 from tests.unit.trainer_control.test_jobs import job
 
 TRAINING_OF_0_1_0: dict[str, Any] = {

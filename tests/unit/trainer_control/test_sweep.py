@@ -13,7 +13,8 @@ from services.trainer.control.domain.endings import Cause, Failure, Result
 from services.trainer.control.domain.names import TuningSweepName
 from services.trainer.control.domain.settings import JobSettings
 from services.trainer.control.domain.states import State
-from services.trainer.control.domain.sweep import (
+from services.trainer.control.domain.sweeps.errors import WrongSweepState
+from services.trainer.control.domain.sweeps.sweep import (
     Outcome,
     Scored,
     Sweep,
@@ -23,8 +24,7 @@ from services.trainer.control.domain.sweep import (
     Unscored,
     steps_until_one_is_left,
 )
-from services.trainer.control.domain.sweep_errors import WrongSweepState
-from services.trainer.control.domain.sweep_trials import outcome_of
+from services.trainer.control.domain.sweeps.trials import outcome_of
 from tests.unit.trainer_control.test_jobs import job
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

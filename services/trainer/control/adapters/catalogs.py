@@ -14,7 +14,7 @@ from anneal.registry.v1.base_model_pb2 import BaseModel as BaseModelMessage
 from anneal.registry.v1.base_model_pb2 import BaseModelSource as SourceMessage
 from services.common.faults import Unavailable
 from services.trainer.control import from_proto
-from services.trainer.control.domain.architecture import checked_architecture
+from services.trainer.control.domain.estimation.architecture import checked_architecture
 from services.trainer.control.domain.job import BaseModelSource, HubSource, ManifestSource
 from services.trainer.control.domain.names import (
     BaseModelName,

@@ -11,10 +11,10 @@ from sqlmodel import col, select, update
 
 from services.common.store import Session, insert_new
 from services.trainer.control.adapters.tables import JobRow, NodeRow, ResidualRow
-from services.trainer.control.domain.devices import Device, DeviceKind
+from services.trainer.control.domain.estimation.devices import Device, DeviceKind
+from services.trainer.control.domain.estimation.residuals import LEAST_RATIO, MOST_RATIO, Residual
 from services.trainer.control.domain.names import TuningJobName
 from services.trainer.control.domain.nodes import Offer
-from services.trainer.control.domain.residuals import LEAST_RATIO, MOST_RATIO, Residual
 from services.trainer.control.domain.settings import Backend
 from services.trainer.control.domain.states import HELD
 

@@ -6,9 +6,11 @@ from functools import lru_cache
 from typing import Any
 
 from services.trainer.control.adapters.tables import AttemptRow, JobRow
-from services.trainer.control.domain.architecture import Architecture
 from services.trainer.control.domain.attempts import Attempt
 from services.trainer.control.domain.endings import Cause, Failure
+from services.trainer.control.domain.estimation.architecture import Architecture
+from services.trainer.control.domain.estimation.reading import Examples
+from services.trainer.control.domain.estimation.sizes import Sizes
 from services.trainer.control.domain.job import (
     BaseModelSource,
     Checkpoint,
@@ -27,10 +29,8 @@ from services.trainer.control.domain.names import (
     TuningSweepName,
 )
 from services.trainer.control.domain.progress import Progress
-from services.trainer.control.domain.reading import Examples
 from services.trainer.control.domain.resumes import ResumeCertificate
 from services.trainer.control.domain.settings import JobSettings
-from services.trainer.control.domain.sizes import Sizes
 from services.trainer.control.domain.states import State
 
 Values = dict[str, Any]

@@ -15,7 +15,8 @@ from services.trainer.control.domain.endings import Result
 from services.trainer.control.domain.names import TuningJobName, TuningSweepName
 from services.trainer.control.domain.ports import SweepQuery
 from services.trainer.control.domain.states import State
-from services.trainer.control.domain.sweep import (
+from services.trainer.control.domain.sweeps.errors import TuningSweepExists
+from services.trainer.control.domain.sweeps.sweep import (
     Candidate,
     Outcome,
     Scored,
@@ -25,7 +26,6 @@ from services.trainer.control.domain.sweep import (
     Trial,
     Unscored,
 )
-from services.trainer.control.domain.sweep_errors import TuningSweepExists
 
 _FRESH = {"populate_existing": True}
 _DIRECT = {"synchronize_session": False}

@@ -8,14 +8,14 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from services.trainer.control.domain.architecture import Architecture
-from services.trainer.control.domain.methods import Method
-from services.trainer.control.domain.reading import (
+from services.trainer.control.domain.estimation.architecture import Architecture
+from services.trainer.control.domain.estimation.reading import (
     Examples,
     held_out_count,
     steps_an_epoch,
     steps_of_epochs,
 )
+from services.trainer.control.domain.methods import Method
 from services.trainer.control.domain.settings import JobSettings, TrainingParameters
 
 _WIDTH = 2000

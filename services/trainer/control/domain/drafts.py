@@ -12,6 +12,8 @@ from services.trainer.control.domain.errors import (
     no_dataset_version,
     no_start_version,
 )
+from services.trainer.control.domain.estimation.reading import Examples, guessed_mean_tokens
+from services.trainer.control.domain.estimation.sizes import Sizes, too_large
 from services.trainer.control.domain.job import JobSpec, Start
 from services.trainer.control.domain.names import (
     BaseModelName,
@@ -30,9 +32,7 @@ from services.trainer.control.domain.ports import (
     ModelVersionCatalog,
     Offers,
 )
-from services.trainer.control.domain.reading import Examples, guessed_mean_tokens
 from services.trainer.control.domain.settings import JobSettings, checked_settings
-from services.trainer.control.domain.sizes import Sizes, too_large
 
 T = TypeVar("T")
 

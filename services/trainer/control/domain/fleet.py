@@ -3,10 +3,10 @@
 import asyncio
 from collections.abc import Sequence
 
-from services.trainer.control.domain.devices import Corrections, Device
+from services.trainer.control.domain.estimation.devices import Corrections, Device
+from services.trainer.control.domain.estimation.residuals import LAST_RUNS, corrections
 from services.trainer.control.domain.nodes import LATELY, Offer, largest
 from services.trainer.control.domain.ports import Store
-from services.trainer.control.domain.residuals import LAST_RUNS, corrections
 
 
 class Fleet:

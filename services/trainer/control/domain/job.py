@@ -18,6 +18,7 @@ from services.trainer.control.domain.endings import (
     Result,
 )
 from services.trainer.control.domain.errors import BaseModelMismatch, StaleAttempt, WrongState
+from services.trainer.control.domain.estimation.sizes import Sizes
 from services.trainer.control.domain.names import (
     BaseModelName,
     DatasetVersionName,
@@ -29,7 +30,6 @@ from services.trainer.control.domain.names import (
 from services.trainer.control.domain.progress import Progress, Report
 from services.trainer.control.domain.resumes import Resumes
 from services.trainer.control.domain.settings import JobSettings
-from services.trainer.control.domain.sizes import Sizes
 from services.trainer.control.domain.states import FINAL, HELD, MOVES, State
 
 _LONGEST_RETRY_DELAY = timedelta(seconds=60)

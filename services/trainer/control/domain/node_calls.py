@@ -6,13 +6,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from services.common.names import ID_RULE
 from services.common.request_ids import require_uuid4
-from services.trainer.control.domain.devices import Device, DeviceKind
 from services.trainer.control.domain.endings import (
     MAX_MESSAGE_CHARACTERS,
     Cause,
     Failure,
     Result,
 )
+from services.trainer.control.domain.estimation.devices import Device, DeviceKind
 from services.trainer.control.domain.job import Checkpoint
 from services.trainer.control.domain.settings import Backend
 

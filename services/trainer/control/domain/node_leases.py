@@ -9,11 +9,11 @@ from structlog.typing import FilteringBoundLogger
 
 from services.common.faults import Aborted, Unavailable
 from services.trainer.control.domain.attempts import Attempt
-from services.trainer.control.domain.calibrating import learn
 from services.trainer.control.domain.changes import change, record
-from services.trainer.control.domain.devices import Device
 from services.trainer.control.domain.endings import Cause, Ending, Failure, Result
 from services.trainer.control.domain.errors import ClaimIdReused, existing
+from services.trainer.control.domain.estimation.calibrating import learn
+from services.trainer.control.domain.estimation.devices import Device
 from services.trainer.control.domain.job import Checkpoint, TuningJob
 from services.trainer.control.domain.names import TuningJobName
 from services.trainer.control.domain.nodes import Offer
@@ -21,7 +21,7 @@ from services.trainer.control.domain.ports import StateChange, Store, Unit
 from services.trainer.control.domain.settings import Backend
 from services.trainer.control.domain.signals import Signals, wait
 from services.trainer.control.domain.states import HELD, State
-from services.trainer.control.domain.sweep_trials import hold_to_end, tell_sweep
+from services.trainer.control.domain.sweeps.trials import hold_to_end, tell_sweep
 
 log: FilteringBoundLogger = structlog.get_logger(__name__)
 

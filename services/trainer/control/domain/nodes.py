@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from services.common.faults import Violation
-from services.trainer.control.domain.devices import Device
+from services.trainer.control.domain.estimation.devices import Device
 from services.trainer.control.domain.settings import Backend
 
 LATELY = timedelta(minutes=10)

@@ -8,9 +8,10 @@ from typing import Protocol
 
 from services.common.filters import Filter
 from services.common.request_ids import RequestKey
-from services.trainer.control.domain.architecture import Architecture
 from services.trainer.control.domain.attempts import Attempt
 from services.trainer.control.domain.endings import Result
+from services.trainer.control.domain.estimation.architecture import Architecture
+from services.trainer.control.domain.estimation.residuals import Residual
 from services.trainer.control.domain.job import BaseModelSource, TuningJob
 from services.trainer.control.domain.names import (
     BaseModelName,
@@ -22,11 +23,10 @@ from services.trainer.control.domain.names import (
 )
 from services.trainer.control.domain.nodes import Offer
 from services.trainer.control.domain.progress import Telemetry
-from services.trainer.control.domain.residuals import Residual
 from services.trainer.control.domain.resumes import StepLoss
 from services.trainer.control.domain.settings import Backend
 from services.trainer.control.domain.states import State
-from services.trainer.control.domain.sweep import Sweep
+from services.trainer.control.domain.sweeps.sweep import Sweep
 
 
 @dataclass(frozen=True)

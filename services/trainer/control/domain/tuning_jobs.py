@@ -18,7 +18,7 @@ from services.trainer.control.domain.job import JobSpec, TuningJob
 from services.trainer.control.domain.names import TuningJobName
 from services.trainer.control.domain.ports import JobQuery, Store, Unit
 from services.trainer.control.domain.states import State
-from services.trainer.control.domain.sweep_trials import hold_to_end, tell_sweep
+from services.trainer.control.domain.sweeps.trials import hold_to_end, tell_sweep
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000

@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 from pydantic import TypeAdapter
 
 from services.common.faults import InvalidArgument, Violation
-from services.trainer.control.domain import targets
 from services.trainer.control.domain.checks import checked
-from services.trainer.control.domain.devices import Device
 from services.trainer.control.domain.drafts import Findings
-from services.trainer.control.domain.estimates import EstimateCall, Estimates, Question
+from services.trainer.control.domain.estimation.devices import Device
+from services.trainer.control.domain.estimation.estimates import EstimateCall, Estimates, Question
 from services.trainer.control.domain.frozen import Frozen
-from services.trainer.control.domain.ranking import Recommendation, ranked
+from services.trainer.control.domain.recommendation import targets
+from services.trainer.control.domain.recommendation.ranking import Recommendation, ranked
+from services.trainer.control.domain.recommendation.targets import Target
 from services.trainer.control.domain.settings import METHODS_OF_OTHER_BACKENDS, Backend
-from services.trainer.control.domain.targets import Target
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import assert_never
 
-from services.trainer.control.domain.architecture import Architecture, LinearLayers
-from services.trainer.control.domain.devices import Device, DeviceKind
+from services.trainer.control.domain.estimation.architecture import Architecture, LinearLayers
+from services.trainer.control.domain.estimation.devices import Device, DeviceKind
+from services.trainer.control.domain.estimation.parameters import adapter_count, target_layers
+from services.trainer.control.domain.estimation.precision import FLOAT32_BYTES, Arithmetic
+from services.trainer.control.domain.estimation.reading import Part
 from services.trainer.control.domain.methods import (
     Activation,
     AdapterMethod,
@@ -24,9 +27,6 @@ from services.trainer.control.domain.methods import (
     PrefixMethod,
     QloraMethod,
 )
-from services.trainer.control.domain.parameters import adapter_count, target_layers
-from services.trainer.control.domain.precision import FLOAT32_BYTES, Arithmetic
-from services.trainer.control.domain.reading import Part
 
 _FUSED = frozenset({"llama", "mistral", "qwen2"})
 """Families whose blocks the engine computes in few operations where their weights are frozen."""

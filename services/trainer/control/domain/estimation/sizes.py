@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from services.common.faults import Violation
-from services.trainer.control.domain.architecture import Architecture
-from services.trainer.control.domain.devices import Device
+from services.trainer.control.domain.estimation.architecture import Architecture
+from services.trainer.control.domain.estimation.devices import Device
+from services.trainer.control.domain.estimation.proposal import Proposal
+from services.trainer.control.domain.estimation.reading import Examples
+from services.trainer.control.domain.estimation.remedies import in_gib, misfit
 from services.trainer.control.domain.nodes import Offer, largest
-from services.trainer.control.domain.proposal import Proposal
-from services.trainer.control.domain.reading import Examples
-from services.trainer.control.domain.remedies import in_gib, misfit
 from services.trainer.control.domain.settings import Backend, JobSettings
 
 

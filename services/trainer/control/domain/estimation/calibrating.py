@@ -1,13 +1,13 @@
 """What a finished run leaves for the estimates of those to come."""
 
-from services.trainer.control.domain.devices import Device
 from services.trainer.control.domain.endings import Result
-from services.trainer.control.domain.footprint import peak_memory
+from services.trainer.control.domain.estimation.devices import Device
+from services.trainer.control.domain.estimation.footprint import peak_memory
+from services.trainer.control.domain.estimation.residuals import Expected, Run, residual
+from services.trainer.control.domain.estimation.throughput import tokens_per_second
 from services.trainer.control.domain.job import JobSpec, TuningJob
 from services.trainer.control.domain.ports import Unit
-from services.trainer.control.domain.residuals import Expected, Run, residual
 from services.trainer.control.domain.settings import Backend
-from services.trainer.control.domain.throughput import tokens_per_second
 
 
 async def learn(unit: Unit, job: TuningJob, result: Result) -> None:

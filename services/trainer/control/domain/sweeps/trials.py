@@ -10,8 +10,14 @@ from services.trainer.control.domain.job import TuningJob
 from services.trainer.control.domain.names import TuningJobName
 from services.trainer.control.domain.ports import Unit
 from services.trainer.control.domain.states import FINAL, State
-from services.trainer.control.domain.sweep import Outcome, Scored, Sweep, SweepState, Unscored
-from services.trainer.control.domain.sweep_errors import existing_sweep
+from services.trainer.control.domain.sweeps.errors import existing_sweep
+from services.trainer.control.domain.sweeps.sweep import (
+    Outcome,
+    Scored,
+    Sweep,
+    SweepState,
+    Unscored,
+)
 
 
 async def hold_to_end(unit: Unit, name: TuningJobName) -> TuningJob:

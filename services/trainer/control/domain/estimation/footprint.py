@@ -7,14 +7,14 @@ how far it is off.
 
 from dataclasses import dataclass
 
-from services.trainer.control.domain.activations import Blocks
-from services.trainer.control.domain.devices import DeviceKind
+from services.trainer.control.domain.estimation.activations import Blocks
+from services.trainer.control.domain.estimation.devices import DeviceKind
+from services.trainer.control.domain.estimation.parameters import parameters
+from services.trainer.control.domain.estimation.precision import BFLOAT16_BYTES, FLOAT32_BYTES
+from services.trainer.control.domain.estimation.process import gap_blocks, process_bytes
+from services.trainer.control.domain.estimation.proposal import Proposal
+from services.trainer.control.domain.estimation.reading import Part
 from services.trainer.control.domain.methods import FullMethod, QloraMethod
-from services.trainer.control.domain.parameters import parameters
-from services.trainer.control.domain.precision import BFLOAT16_BYTES, FLOAT32_BYTES
-from services.trainer.control.domain.process import gap_blocks, process_bytes
-from services.trainer.control.domain.proposal import Proposal
-from services.trainer.control.domain.reading import Part
 from services.trainer.control.domain.settings import Checkpointing
 
 _GRADIENT_BYTES = FLOAT32_BYTES

@@ -13,7 +13,7 @@ from services.trainer.control.domain.frozen import Frozen
 from services.trainer.control.domain.job import JobSpec
 from services.trainer.control.domain.methods import LoraMethod, Method, QloraMethod, Rank
 from services.trainer.control.domain.settings import TrainingParameters
-from services.trainer.control.domain.sweep import SweepSpec, steps_until_one_is_left
+from services.trainer.control.domain.sweeps.sweep import SweepSpec, steps_until_one_is_left
 
 _ROOT = "tuning_sweep"
 _JOB = f"{_ROOT}.tuning_job"

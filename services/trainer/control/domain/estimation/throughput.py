@@ -5,13 +5,13 @@ a speed that goes with that of float32 arithmetic. `python -m benchmarks.duratio
 speeds beside these; finished runs correct them.
 """
 
-from services.trainer.control.domain.activations import Blocks
-from services.trainer.control.domain.devices import DeviceKind
+from services.trainer.control.domain.estimation.activations import Blocks
+from services.trainer.control.domain.estimation.devices import DeviceKind
+from services.trainer.control.domain.estimation.parameters import parameters
+from services.trainer.control.domain.estimation.precision import BFLOAT16_BYTES
+from services.trainer.control.domain.estimation.proposal import Proposal
+from services.trainer.control.domain.estimation.reading import Part
 from services.trainer.control.domain.methods import FullMethod, QloraMethod
-from services.trainer.control.domain.parameters import parameters
-from services.trainer.control.domain.precision import BFLOAT16_BYTES
-from services.trainer.control.domain.proposal import Proposal
-from services.trainer.control.domain.reading import Part
 from services.trainer.control.domain.settings import Checkpointing
 
 _LABELED_SHARE = 0.6

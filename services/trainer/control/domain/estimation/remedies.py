@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-from services.trainer.control.domain.footprint import least_memory, peak_memory
+from services.trainer.control.domain.estimation.footprint import least_memory, peak_memory
+from services.trainer.control.domain.estimation.proposal import Proposal
 from services.trainer.control.domain.methods import METHODS, Method
-from services.trainer.control.domain.proposal import Proposal
 from services.trainer.control.domain.settings import Checkpointing
 
 _GIB = 2**30

@@ -6,10 +6,10 @@ resident memory of runs from step to step; docs/memory.md has the figures.
 
 from dataclasses import dataclass
 
-from services.trainer.control.domain.devices import DeviceKind
+from services.trainer.control.domain.estimation.devices import DeviceKind
+from services.trainer.control.domain.estimation.precision import BFLOAT16_BYTES
+from services.trainer.control.domain.estimation.proposal import Proposal
 from services.trainer.control.domain.methods import LoraMethod, QloraMethod
-from services.trainer.control.domain.precision import BFLOAT16_BYTES
-from services.trainer.control.domain.proposal import Proposal
 
 _LOADED_BYTES = 535e6
 """Interpreter and libraries once a model is loaded."""

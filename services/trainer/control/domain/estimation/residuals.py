@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from statistics import median
 
-from services.trainer.control.domain.devices import Corrections
 from services.trainer.control.domain.endings import Result
+from services.trainer.control.domain.estimation.devices import Corrections
 from services.trainer.control.domain.names import TuningJobName
 
 LAST_RUNS = 20

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, replace
 
-from services.trainer.control.domain.architecture import Architecture
-from services.trainer.control.domain.devices import Device
+from services.trainer.control.domain.estimation.architecture import Architecture
+from services.trainer.control.domain.estimation.devices import Device
+from services.trainer.control.domain.estimation.precision import Arithmetic, arithmetic
+from services.trainer.control.domain.estimation.reading import Examples, Reading, reading
 from services.trainer.control.domain.methods import Method
-from services.trainer.control.domain.precision import Arithmetic, arithmetic
-from services.trainer.control.domain.reading import Examples, Reading, reading
 from services.trainer.control.domain.settings import JobSettings
 
 

@@ -8,7 +8,7 @@ themselves is bounded.
 import math
 from dataclasses import dataclass
 
-from services.trainer.control.domain.architecture import Architecture
+from services.trainer.control.domain.estimation.architecture import Architecture
 from services.trainer.control.domain.settings import TrainingParameters
 
 _BYTES_A_TOKEN = 4

@@ -9,15 +9,7 @@ from pydantic import Field, TypeAdapter
 from services.common.faults import FailedPrecondition, InvalidArgument, Violation
 from services.common.names import ProjectName
 from services.trainer.control.domain import automatic
-from services.trainer.control.domain.architecture import Architecture, checked_architecture
 from services.trainer.control.domain.checks import checked
-from services.trainer.control.domain.devices import (
-    Calibration,
-    Corrections,
-    Device,
-    DeviceKind,
-    Devices,
-)
 from services.trainer.control.domain.drafts import (
     Draft,
     Findings,
@@ -25,14 +17,29 @@ from services.trainer.control.domain.drafts import (
     Specification,
     examples_of,
 )
-from services.trainer.control.domain.footprint import PeakMemory, least_memory, peak_memory
+from services.trainer.control.domain.estimation.architecture import (
+    Architecture,
+    checked_architecture,
+)
+from services.trainer.control.domain.estimation.devices import (
+    Calibration,
+    Corrections,
+    Device,
+    DeviceKind,
+    Devices,
+)
+from services.trainer.control.domain.estimation.footprint import (
+    PeakMemory,
+    least_memory,
+    peak_memory,
+)
+from services.trainer.control.domain.estimation.parameters import parameters, unknown_targets
+from services.trainer.control.domain.estimation.proposal import Proposal
+from services.trainer.control.domain.estimation.remedies import remedies
+from services.trainer.control.domain.estimation.throughput import duration_s
 from services.trainer.control.domain.frozen import Frozen
 from services.trainer.control.domain.methods import METHODS
 from services.trainer.control.domain.node_calls import Speed
-from services.trainer.control.domain.parameters import parameters, unknown_targets
-from services.trainer.control.domain.proposal import Proposal
-from services.trainer.control.domain.remedies import remedies
-from services.trainer.control.domain.throughput import duration_s
 
 _SECONDS_AN_HOUR = 3600
 _NO_CORRECTION = Corrections()

@@ -14,7 +14,7 @@ from services.common.etags import etag
 from services.trainer.control.domain.endings import Result
 from services.trainer.control.domain.job import JobSpec, TuningJob
 from services.trainer.control.domain.names import TuningJobName, TuningSweepName
-from services.trainer.control.domain.sweep_errors import WrongSweepState
+from services.trainer.control.domain.sweeps.errors import WrongSweepState
 
 _CAUSES_TOLD = 4
 _CAUSE_CHARACTERS = 500

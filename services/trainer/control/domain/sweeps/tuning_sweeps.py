@@ -15,10 +15,10 @@ from services.trainer.control.domain.errors import existing
 from services.trainer.control.domain.names import TuningJobName, TuningSweepName
 from services.trainer.control.domain.ports import Store, SweepQuery, Unit
 from services.trainer.control.domain.states import State
-from services.trainer.control.domain.sweep import Sweep, SweepSpec
-from services.trainer.control.domain.sweep_drafts import SweepDraft, specified
-from services.trainer.control.domain.sweep_errors import TuningSweepExists, existing_sweep
-from services.trainer.control.domain.sweep_trials import enter_trials
+from services.trainer.control.domain.sweeps.drafts import SweepDraft, specified
+from services.trainer.control.domain.sweeps.errors import TuningSweepExists, existing_sweep
+from services.trainer.control.domain.sweeps.sweep import Sweep, SweepSpec
+from services.trainer.control.domain.sweeps.trials import enter_trials
 from services.trainer.control.domain.tuning_jobs import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Ids
 
 _CREATE = "SweepTuningJob"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from services.common.faults import Violation
-from services.trainer.control.domain.architecture import Architecture, LinearLayers
+from services.trainer.control.domain.estimation.architecture import Architecture, LinearLayers
 from services.trainer.control.domain.methods import (
     AdapterMethod,
     FullMethod,

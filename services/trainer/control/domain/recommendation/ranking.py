@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from services.trainer.control.domain import targets
-from services.trainer.control.domain.estimates import TuningEstimate
+from services.trainer.control.domain.estimation.estimates import TuningEstimate
+from services.trainer.control.domain.estimation.precision import FLOAT32_BYTES
+from services.trainer.control.domain.estimation.proposal import Proposal
+from services.trainer.control.domain.estimation.remedies import in_gib
 from services.trainer.control.domain.methods import LoraMethod, QloraMethod
-from services.trainer.control.domain.precision import FLOAT32_BYTES
-from services.trainer.control.domain.proposal import Proposal
-from services.trainer.control.domain.remedies import in_gib
-from services.trainer.control.domain.targets import Target
+from services.trainer.control.domain.recommendation import targets
+from services.trainer.control.domain.recommendation.targets import Target
 
 FEW_EXAMPLES = 1_000
 MANY_EXAMPLES = 10_000

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Set
 from enum import StrEnum
 
-from services.trainer.control.domain.architecture import Architecture
+from services.trainer.control.domain.estimation.architecture import Architecture
 
 
 class Target(StrEnum):

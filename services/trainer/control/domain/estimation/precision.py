@@ -6,7 +6,7 @@ here a device counts as fast in bfloat16 if it was measured to be.
 
 from dataclasses import dataclass
 
-from services.trainer.control.domain.devices import Device, DeviceKind
+from services.trainer.control.domain.estimation.devices import Device, DeviceKind
 from services.trainer.control.domain.methods import FullMethod, Method
 from services.trainer.control.domain.settings import Precision
 
