@@ -50,7 +50,7 @@ format: $(STUBS) ## Put the code in order.
 check: lint types architecture ## Everything but the tests.
 
 test: check ## Everything: lint, types, contracts, all tests.
-	pytest -n 2 --dist loadfile
+	pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 demo: $(STUBS) ## The whole way: examples, training, registry, blind test.
 	python scripts/demo.py

@@ -1,4 +1,4 @@
-"""`make bench-methods`: the five methods on tiny-base and the support examples.
+"""`python -m benchmarks.methods`: the five methods on tiny-base and the support examples.
 
 For each: trainable parameters, peak memory, speed and held-out loss of the engine; and the loss of
 the same recipe in plain transformers and PEFT, in float32, which must be equal.

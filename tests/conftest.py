@@ -6,6 +6,7 @@ A parametrised fixture runs its test once against each implementation.
 import asyncio
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
@@ -21,6 +22,14 @@ from services.common.testing.clock import FakeClock
 from services.common.testing.nats import NatsServer, nats_server
 from services.common.testing.postgres import Postgres, postgres
 from services.common.testing.s3 import make_bucket, s3_server
+
+
+@pytest.fixture(autouse=True)
+def denormal_numbers() -> Generator[None]:
+    """A run has its thread count them as 0; hypothesis draws them."""
+    yield
+    if torch := sys.modules.get("torch"):
+        torch.set_flush_denormal(False)
 
 
 @pytest.fixture

@@ -4,8 +4,6 @@ import json
 import random
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.engines import engine
 from tests.unit.engine.families import save_base_model
 
-ROOT = Path(__file__).parents[2]
-TINY_BASE = ROOT / "examples" / "tiny-base"
+TINY_BASE = Path(__file__).parents[2] / "examples" / "tiny-base"
 STEPS = 104
 CHECKPOINT_EVERY = 3
 METHODS: dict[str, dict[str, Any]] = {
@@ -90,17 +88,13 @@ def job_file(base_model: Path, tmp_path: Path) -> Callable[..., Path]:
 
 def events(job_file: Path, kill_at: int | None = None) -> Iterator[dict[str, Any]]:
     """Runs the engine; kills it when it tells of step `kill_at`."""
-    command = [sys.executable, "-m", "services.trainer.engine", str(job_file)]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as engine:
-        assert engine.stdout is not None
-        for line in engine.stdout:
+    with engine(job_file) as running:
+        for line in running.output:
             event = json.loads(line)
             yield event
             if event["type"] == "step" and event["step"] == kill_at:
-                engine.kill()
-        assert engine.wait() == (0 if kill_at is None else -signal.SIGKILL)
+                running.process.kill()
+        assert running.exit_code() == (0 if kill_at is None else -signal.SIGKILL)
 
 
 def result(directory: Path) -> dict[str, bytes]:

@@ -80,7 +80,7 @@ def test_the_engine_accepts_our_job(
 ) -> None:
     job = read_job(write_job(workload, tiny, variant, tmp_path, **ONE_CORE | {"cores": 2}))
     assert job.training.precision == PRECISIONS[variant]
-    assert job.training.batch_tokens == tiny.tokens_a_step
+    assert job.training.batch_size == tiny.examples_a_step
     assert job.threads * job.processes == 2
 
 

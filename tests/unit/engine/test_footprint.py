@@ -13,6 +13,7 @@ from services.trainer.engine.job import Job
 MakeJob = Callable[..., Job]
 RunHere = Callable[[Job], list[Event]]
 CPU = torch.device("cpu")
+BATCH = 2**20  # more than the kernel lets its counters of memory be behind
 
 linux_only = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 
@@ -22,10 +23,10 @@ def test_the_peak_keeps_what_is_gone() -> None:
     before = peak_memory_bytes(CPU)
     held = torch.ones(before // 4)  # so many bytes
     assert resident_bytes() > before // 2
-    assert peak_memory_bytes(CPU) >= before
     largest = peak_memory_bytes(CPU)
+    assert largest >= before
     del held
-    assert peak_memory_bytes(CPU) >= largest
+    assert peak_memory_bytes(CPU) >= largest - BATCH
 
 
 def test_a_finished_run_tells_its_peak_and_its_speed(make_job: MakeJob, run_here: RunHere) -> None:

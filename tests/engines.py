@@ -1,0 +1,58 @@
+"""Engines that start at once: each is forked from a process that has the imports behind it.
+
+An engine is a process of its own all the same, with its own pipe, signals and exit code. What a
+start costs otherwise, some ten seconds of imports, would be most of what a test of kills takes.
+"""
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import TextIO
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["tests.engine_imports"])
+
+
+@dataclass(frozen=True)
+class Engine:
+    """`output` has an event a line, as `python -m services.trainer.engine` prints them."""
+
+    process: ForkServerProcess
+    output: TextIO
+
+    def exit_code(self) -> int:
+        """Waits for the end. A signal is told as a negative number."""
+        self.process.join()
+        assert self.process.exitcode is not None
+        return self.process.exitcode
+
+
+@contextmanager
+def engine(*arguments: Path | str) -> Iterator[Engine]:
+    """What `python -m services.trainer.engine` does with these arguments, for a job of one thread
+    and one process; what is left of it in the end is killed."""
+    ours, theirs = _FORKS.Pipe(duplex=False)
+    process = _FORKS.Process(target=_run, args=([str(argument) for argument in arguments], theirs))
+    process.start()
+    theirs.close()
+    with os.fdopen(os.dup(ours.fileno())) as output:
+        ours.close()
+        try:
+            yield Engine(process, output)
+        finally:
+            process.kill()
+            process.join()
+            process.close()
+
+
+def _run(arguments: list[str], output: Connection) -> None:
+    from services.trainer.engine.__main__ import main
+
+    os.dup2(output.fileno(), sys.__stdout__.fileno())
+    sys.exit(main(arguments))
