@@ -162,7 +162,6 @@ def run_here() -> Generator[Callable[[Job], list[Event]]]:
         return record.events
 
     yield run
-    torch.set_flush_denormal(False)
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision(precision)
 
