@@ -29,7 +29,8 @@ class EncodedExample:
     """A training example: `labeled[i]` says whether the loss covers `token_ids[i]`.
 
     `truncated` tells that the conversation was longer and its end was cut off. `source_ids` are
-    what the encoder of an encoder–decoder reads; other models have none.
+    what the encoder of an encoder–decoder reads; other models have none. Where the source alone
+    fills the limit there are no `token_ids`, so that it can be told that an answer was lost.
     """
 
     token_ids: list[int]

@@ -41,12 +41,12 @@ class PairEncoder:
 
     def examples(self, conversation: Conversation, max_tokens: int) -> list[EncodedExample]:
         """One example for each trained answer, of at most `max_tokens` tokens with its source, cut
-        at the end if longer.
+        at the end if longer; without tokens if nothing remains of this one.
 
         Raises NoLabeledTokens if nothing remains of any.
         """
         made = list(self._examples(conversation, max_tokens))
-        if not made:
+        if not any(example.token_ids for example in made):
             trained = any(message.train for message in conversation)
             raise NoLabeledTokens(truncated=trained, max_tokens=max_tokens)
         return made
@@ -66,9 +66,8 @@ class PairEncoder:
             source = self.prompt(conversation[:turn])
             whole = [*self._ids(message.content), self._eos_id]
             target = whole[: max(0, max_tokens - len(source))]
-            if target:
-                labeled = [True] * len(target)
-                yield EncodedExample(target, labeled, len(target) < len(whole), source)
+            labeled = [True] * len(target)
+            yield EncodedExample(target, labeled, len(target) < len(whole), source)
 
     def _ids(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids

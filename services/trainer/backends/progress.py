@@ -30,6 +30,7 @@ class Progress:
         self.loss: float | None = None
         self.best_loss: float | None = None
         self.validation_loss: float | None = None
+        self.token_accuracy: float | None = None
         """After the last step alone."""
         self._best_validation_loss = math.inf
         self._tool, self._recipe, self._examples = tool, recipe, examples
@@ -125,6 +126,7 @@ class Progress:
         self._best_validation_loss = min(self._best_validation_loss, report.loss)
         if report.step == self._recipe.total_steps:
             self.validation_loss = report.loss
+            self.token_accuracy = report.token_accuracy
         self._events.emit(
             Evaluated(
                 step=report.step,

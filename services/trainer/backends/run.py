@@ -81,6 +81,7 @@ def run_job(
             best_loss=progress.best_loss,
             validation_loss=progress.validation_loss,
             artifacts=artifacts,
+            token_accuracy=progress.token_accuracy,
         )
     )
     return True

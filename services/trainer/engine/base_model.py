@@ -9,7 +9,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
-from services.trainer.engine.errors import Fault, InvalidJob
+from services.trainer.engine.errors import Fault, InvalidJob, is_out_of_memory
 
 _transformers: Any = transformers  # its auto classes are not typed
 
@@ -54,7 +54,8 @@ def is_encoder_decoder(directory: Path) -> bool:
 def load_base(directory: Path, dtype: torch.dtype, **options: object) -> Any:
     """A causal or an encoder–decoder model with every weight from the directory's files.
 
-    Raises InvalidJob if the directory holds no such model in safetensors.
+    Raises InvalidJob if the directory holds no such model in safetensors, or one that this
+    installation lacks a package for.
     """
     check_base_model(directory)
     auto = (
@@ -72,7 +73,9 @@ def load_base(directory: Path, dtype: torch.dtype, **options: object) -> Any:
             output_loading_info=True,
             **options,
         )
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        if is_out_of_memory(error) or isinstance(error, torch.AcceleratorError):
+            raise
         raise InvalidJob(Fault("base_model_dir", f"cannot be loaded: {error}")) from error
     if report["missing_keys"]:  # they would be random
         missing = ", ".join(sorted(report["missing_keys"])[:5])

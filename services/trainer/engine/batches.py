@@ -11,6 +11,8 @@ Three layouts of the same examples, which give the same loss and gradients:
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as functional
@@ -21,10 +23,10 @@ from services.trainer.engine.examples import Example
 IGNORED = -100
 """The target of a position that is no label, as PyTorch's losses know it."""
 
-_PAD_TO_MULTIPLE = 8
+# oneDNN compiles a kernel for every shape of a product that it meets, and keeps a thousand: batches
+# are of few lengths, and the head is run on few numbers of labels.
+_LEAST_MULTIPLE, _MOST_MULTIPLE = 8, 64
 _PAD_LABELS_TO_MULTIPLE = 64
-"""oneDNN compiles a kernel for every shape of a product that it meets; that of the head is the
-largest, and the number of labels would be another in each batch."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,25 +34,38 @@ class Batch:
     """`inputs` are the model's keyword arguments. The labeled tokens, in reading order, are
     `targets` (rows,), and `positions` (rows,) are where in the flattened hidden states each is
     predicted; behind the `labels` of them come rows with the target IGNORED. `tokens` counts what
-    is not padding."""
+    is not padding. `layout` made it of the `examples`."""
 
+    examples: Sequence[Example]
+    layout: "Layout"
     inputs: dict[str, Tensor]
     positions: Tensor
     targets: Tensor
     labels: int
     tokens: int
 
+    def halves(self) -> tuple["Batch", ...]:
+        """Two, each of half the examples; none of a single example."""
+        middle = len(self.examples) // 2
+        if not middle:
+            return ()
+        device = self.targets.device
+        return tuple(
+            self.layout(part, device) for part in (self.examples[:middle], self.examples[middle:])
+        )
 
-Layout = Callable[[Sequence[Example], torch.device], Batch]
+
+Layout: TypeAlias = Callable[[Sequence[Example], torch.device], Batch]
 
 
-def padded(examples: Sequence[Example], device: torch.device) -> Batch:
-    token_ids = _rows([example.token_ids for example in examples])
+def padded(examples: Sequence[Example], device: torch.device, most: int = 0) -> Batch:
+    """In rows of at most `most` tokens (0: any number), which no example may exceed."""
+    token_ids = _rows([example.token_ids for example in examples], most)
     width = token_ids.shape[1]
     starts = [row * width for row in range(len(examples))]
     positions, targets = _labels(examples, starts)
     inputs = {"input_ids": token_ids.to(device)}
-    return _batch(inputs, positions, targets, sum(map(len, examples)))
+    return _batch(examples, partial(padded, most=most), inputs, positions, targets)
 
 
 def packed(examples: Sequence[Example], device: torch.device) -> Batch:
@@ -68,16 +83,19 @@ def packed(examples: Sequence[Example], device: torch.device) -> Batch:
     position_ids[0, end:] = torch.arange(width - end)  # the padding: one more segment
     positions, targets = _labels(examples, starts)
     inputs = {"input_ids": token_ids.to(device), "position_ids": position_ids.to(device)}
-    return _batch(inputs, positions, targets, total)
+    return _batch(examples, packed, inputs, positions, targets)
 
 
-def paired(decoder_start_id: int) -> Layout:
-    """The decoder reads its start token, then the target but for its last token."""
+def paired(decoder_start_id: int, most: int = 0) -> Layout:
+    """The decoder reads its start token, then the target but for its last token.
+
+    `most` is as that of `padded`.
+    """
 
     def layout(examples: Sequence[Example], device: torch.device) -> Batch:
-        sources = _rows([example.source_ids for example in examples])
-        mask = _rows([[1] * len(example.source_ids) for example in examples])
-        targets = _rows([example.token_ids for example in examples])
+        sources = _rows([example.source_ids for example in examples], most)
+        mask = _rows([[1] * len(example.source_ids) for example in examples], most)
+        targets = _rows([example.token_ids for example in examples], most)
         decoder_ids = targets.roll(1, dims=1)
         decoder_ids[:, 0] = decoder_start_id
         lengths = [len(example.token_ids) for example in examples]
@@ -91,21 +109,29 @@ def paired(decoder_start_id: int) -> Layout:
             "attention_mask": mask.to(device),
             "decoder_input_ids": decoder_ids.to(device),
         }
-        return _batch(inputs, flat, targets.flatten()[flat], sum(map(len, examples)))
+        return _batch(examples, layout, inputs, flat, targets.flatten()[flat])
 
     return layout
 
 
-def _batch(inputs: dict[str, Tensor], positions: Tensor, targets: Tensor, tokens: int) -> Batch:
+def _batch(
+    examples: Sequence[Example],
+    layout: Layout,
+    inputs: dict[str, Tensor],
+    positions: Tensor,
+    targets: Tensor,
+) -> Batch:
     """On the device of the inputs."""
     device = inputs["input_ids"].device
     padding = (0, -len(targets) % _PAD_LABELS_TO_MULTIPLE)
     return Batch(
-        inputs,
-        functional.pad(positions, padding).to(device),
-        functional.pad(targets, padding, value=IGNORED).to(device),
-        len(targets),
-        tokens,
+        examples=examples,
+        layout=layout,
+        inputs=inputs,
+        positions=functional.pad(positions, padding).to(device),
+        targets=functional.pad(targets, padding, value=IGNORED).to(device),
+        labels=len(targets),
+        tokens=sum(map(len, examples)),
     )
 
 
@@ -122,17 +148,21 @@ def _labels(examples: Sequence[Example], starts: Sequence[int]) -> tuple[Tensor,
     return torch.cat(positions), torch.cat(targets)
 
 
-def _rows(sequences: Sequence[Sequence[int]]) -> Tensor:
+def _rows(sequences: Sequence[Sequence[int]], most: int) -> Tensor:
     """(sequences, length): int64, padded at the right with 0."""
     width = _padded_length(max(map(len, sequences)))
-    rows = torch.zeros(len(sequences), width, dtype=torch.long)
+    rows = torch.zeros(len(sequences), min(width, most or width), dtype=torch.long)
     for row, sequence in enumerate(sequences):
         rows[row, : len(sequence)] = _tensor(sequence)
     return rows
 
 
 def _padded_length(length: int) -> int:
-    return -(-length // _PAD_TO_MULTIPLE) * _PAD_TO_MULTIPLE
+    """The next multiple of a power of two that is an eighth to a quarter of it: on average a
+    twelfth of padding."""
+    multiple = 1 << max(0, length.bit_length() - 3)
+    multiple = min(max(multiple, _LEAST_MULTIPLE), _MOST_MULTIPLE)
+    return -(-length // multiple) * multiple
 
 
 def _tensor(sequence: Sequence[int]) -> Tensor:

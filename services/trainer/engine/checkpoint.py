@@ -7,7 +7,6 @@ random state in it: every draw is seeded by the step.
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor
 
-from services.trainer.engine.durable import writing_directory
+from services.trainer.engine.durable import remove_directory, writing_directory
 from services.trainer.engine.errors import CheckpointRefused
 
 _FORMAT = 2
@@ -32,7 +31,9 @@ _BEST, _STATE = "best.safetensors", "state.json"
 class Progress:
     """How far a run is. Losses are in nats per labeled token; None before the first.
 
-    `stalled_evaluations` counts those since the lowest held-out loss, which `best_step` had.
+    `token_accuracy` stands beside `validation_loss`, the share of labeled tokens that were the
+    model's first choice. `stalled_evaluations` counts those since the lowest held-out loss, which
+    `best_step` had.
     `micro_batch_tokens` and `recompute` are what memory has forced the run to: parts of at most so
     many tokens (0: no limit), and activations computed again instead of kept.
     """
@@ -43,7 +44,9 @@ class Progress:
     loss: float | None = None
     best_loss: float | None = None
     validation_loss: float | None = None
+    token_accuracy: float | None = None
     best_validation_loss: float | None = None
+    best_token_accuracy: float | None = None
     best_step: int | None = None
     stalled_evaluations: int = 0
     micro_batch_tokens: int = 0
@@ -147,23 +150,30 @@ def load_checkpoint(path: Path, identity: Identity) -> Checkpoint:
     )
 
 
-def drop_old_checkpoints(directory: Path, last: int, every: int, best_step: int | None) -> None:
-    """Removes all but the `last` newest, those of steps divisible by `every` (if not 0), and that
-    of `best_step`."""
-    steps = sorted(int(path.name.removeprefix("step-")) for path in directory.glob("step-*"))
+def load_latest(path: Path, identity: Identity) -> tuple[Checkpoint, list[CheckpointRefused]]:
+    """The one at `path`, or if it is of no use the latest before it in the same directory; and why
+    it is none of those after it.
+
+    Raises CheckpointRefused, with what is wrong with `path`, if there is none.
+    """
+    earlier = [other for other in path.parent.glob("step-*") if other.name < path.name]
+    refused: list[CheckpointRefused] = []
+    for candidate in (path, *sorted(earlier, reverse=True)):
+        try:
+            return load_checkpoint(candidate, identity), refused
+        except CheckpointRefused as error:
+            refused.append(error)
+    raise refused[0]
+
+
+def drop_old_checkpoints(directory: Path, progress: Progress, last: int, every: int) -> None:
+    """Of those up to where the run is removes all but the `last` newest, those of steps divisible
+    by `every` (if not 0), and the best. (Later ones can only be of an earlier life.)"""
+    found = (int(path.name.removeprefix("step-")) for path in directory.glob("step-*"))
+    steps = sorted(step for step in found if step <= progress.step)
     for step in steps[:-last]:
-        if step != best_step and not (every and step % every == 0):
-            _remove(checkpoint_path(directory, step))
-
-
-def _remove(path: Path) -> None:
-    """Out of sight first: who takes checkpoints away must find a whole one or none."""
-    aside = path.with_name(f".{path.name}.removed")
-    try:
-        path.rename(aside)
-    except FileNotFoundError:  # somebody has taken it away
-        return
-    shutil.rmtree(aside)
+        if step != progress.best_step and not (every and step % every == 0):
+            remove_directory(checkpoint_path(directory, step))
 
 
 def tensors_digest(*groups: Mapping[str, Tensor]) -> str:
@@ -200,7 +210,7 @@ def _read_tensors(path: Path, name: str, state: _State) -> dict[str, Tensor]:
         raise CheckpointRefused(path.name, f"its {name} does not match its digest")
     try:
         return safetensors.load_file(path / name)
-    except SafetensorError as error:
+    except (OSError, SafetensorError) as error:
         raise CheckpointRefused(path.name, f"its {name} is malformed: {error}") from error
 
 

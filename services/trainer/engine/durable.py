@@ -23,6 +23,29 @@ def writing_directory(target: Path) -> Generator[Path]:
     _sync(target.parent)
 
 
+def remove_directory(path: Path) -> None:
+    """Out of sight first: who takes directories away must find a whole one or none."""
+    aside = path.with_name(f".{path.name}.removed")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        path.rename(aside)
+    except FileNotFoundError:  # somebody has taken it away
+        return
+    shutil.rmtree(aside)
+
+
+def clear_leftovers(parent: Path) -> None:
+    """Ends what a process was doing to the directories in `parent` when it was killed. Of one that
+    was being replaced the old content is there again."""
+    for replaced in parent.glob(".*.replaced"):
+        target = parent / replaced.name.removeprefix(".").removesuffix(".replaced")
+        if not target.exists():
+            replaced.rename(target)
+    for suffix in ("writing", "replaced", "removed"):
+        for leftover in parent.glob(f".*.{suffix}"):
+            shutil.rmtree(leftover)
+
+
 def _move(source: Path, target: Path) -> None:
     if not target.exists():
         source.rename(target)

@@ -1,5 +1,6 @@
 """What can end a run, told apart by whose fault it is."""
 
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -60,14 +61,40 @@ class OutOfMemory(Exception):
     """The memory does not even do for one example at a time, its activations computed twice."""
 
 
+class HelperLost(Exception):
+    """Process `rank` of those that train the job together has ended with this status (below 0: by
+    a signal) before the training did."""
+
+    def __init__(self, rank: int, status: int) -> None:
+        super().__init__(f"process {rank} of the run {_ending(status)}")
+        self.rank = rank
+        self.status = status
+
+
+def _ending(status: int) -> str:
+    if status >= 0:
+        return f"left with status {status}"
+    name = signal.Signals(-status).name
+    hint = " (the kernel does that when memory runs out)" if name == "SIGKILL" else ""
+    return f"was ended by {name}{hint}"
+
+
+_FULL_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "bad_alloc",
+    "_status_alloc_failed",  # of cuBLAS, cuDNN and their like
+    "could not create a memory object",  # oneDNN
+)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the machine's or the accelerator's memory ran out.
 
-    Torch raises a plain RuntimeError for the former; only its text tells.
+    Torch raises a plain RuntimeError for the former, and for what an accelerator's libraries cannot
+    allocate; only its text tells.
     """
     if isinstance(error, MemoryError | OutOfMemory):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in text or "can't allocate memory" in text
-    )
+    return isinstance(error, RuntimeError) and any(words in text for words in _FULL_MEMORY)

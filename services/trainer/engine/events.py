@@ -117,6 +117,19 @@ class CheckpointSaved:
 
 
 @dataclass(frozen=True, slots=True)
+class Relieved:
+    """Memory ran out in `step`, which is done again: from here on in parts of at most
+    `micro_batch_tokens` padded tokens (0: of any number), and with `recompute` with activations
+    computed again instead of kept. A log line says so in words."""
+
+    type: ClassVar[str] = "relieved"
+
+    step: int
+    micro_batch_tokens: int
+    recompute: bool
+
+
+@dataclass(frozen=True, slots=True)
 class LogLine:
     """Something that a person who reads the job's log should know."""
 
@@ -138,8 +151,8 @@ class Artifact:
 @dataclass(frozen=True, slots=True)
 class Finished:
     """The artifacts are whole and on disk. `final_loss` and `best_loss` are the last and the
-    lowest loss of a training step; `validation_loss` that after the last step, or null if nothing
-    was held out.
+    lowest loss of a training step; `validation_loss` and `token_accuracy` are what the held-out
+    examples showed of the model that is the result, or null if nothing was held out.
 
     `peak_memory_bytes` is the most that this run's processes have held, on a GPU in tensors there;
     `tokens_per_second` that of the training steps of this attempt, padding apart, or null if it
@@ -153,6 +166,7 @@ class Finished:
     best_loss: float | None
     validation_loss: float | None
     artifacts: tuple[Artifact, ...]
+    token_accuracy: float | None = None
     peak_memory_bytes: int = field(default=0, compare=False)
     tokens_per_second: float | None = field(default=None, compare=False)
 
@@ -177,6 +191,7 @@ Event = (
     | Evaluated
     | Sampled
     | CheckpointSaved
+    | Relieved
     | LogLine
     | Finished
     | Failed

@@ -136,9 +136,10 @@ class _Reader:
             self.take(row, encoded)
 
     def take(self, row: int, encoded: Sequence[EncodedExample]) -> None:
-        self.skipped += not encoded
-        self.truncated += sum(one.truncated for one in encoded)
-        self._usable.extend(_compact(one, row) for one in encoded)
+        kept = [one for one in encoded if one.token_ids]
+        self.skipped += len(encoded) - len(kept) if encoded else 1
+        self.truncated += sum(one.truncated for one in kept)
+        self._usable.extend(_compact(one, row) for one in kept)
 
     def finish(self) -> list[Example]:
         if self._too_long:

@@ -33,12 +33,13 @@ class Training:
     `max_steps` counts optimizer steps, or is 0 to train for `epochs` passes over the data.
     `batch_size` counts examples per step, `batch_tokens` (if not 0) the tokens instead, padding
     included; `micro_batch_tokens` (if not 0) limits what is computed at a time. `evaluate_every`
-    and `checkpoint_every` count steps; 0 means only at the end. `max_grad_norm` 0 means no
-    clipping. `validation_fraction` of the examples is held out, and the first `sample_count` of
-    them are answered at each evaluation. `early_stopping_patience` counts evaluations without a
-    lower held-out loss, 0 is for ever; with it the result is the best of the evaluated models.
-    Of the checkpoints the last `keep_last_checkpoints` stay, the one of the lowest held-out loss,
-    and those of steps divisible by `keep_checkpoint_every` (if not 0).
+    and `checkpoint_every` count steps; 0 means only at the end. (Unless that is 0, a model of a
+    lower held-out loss than any before is a checkpoint too.) `max_grad_norm` 0 means no clipping.
+    `validation_fraction` of the examples is held out, and the first `sample_count` of them are
+    answered at each evaluation. `early_stopping_patience` counts evaluations without a lower
+    held-out loss, 0 is for ever; with it the result is the best of the evaluated models. Of the
+    checkpoints the last `keep_last_checkpoints` stay, the one of the lowest held-out loss, and
+    those of steps divisible by `keep_checkpoint_every` (if not 0).
     """
 
     __pydantic_config__ = _STRICT
@@ -76,8 +77,9 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One run. `job` is a label for people; `resume_from` is a checkpoint directory, if any;
-    `start_from` the result of an earlier run of the same method to train on from, if any.
+    """One run. `job` is a label for people; `resume_from` is a checkpoint directory, if any (should
+    it be of no use, the checkpoint before it serves); `start_from` the result of an earlier run of
+    the same method to train on from, if any.
 
     `dataset_file` is Parquet with a column `messages` or `text` (see `examples`); checkpoints go to
     `work_dir`/checkpoints, the result to `work_dir`/artifacts. The run takes `processes`, each of
@@ -91,7 +93,7 @@ class Job:
     base_model_dir: DirectoryPath
     dataset_file: FilePath
     work_dir: Path
-    resume_from: DirectoryPath | None
+    resume_from: Path | None
     method: Method
     training: Training
     threads: Annotated[int, Field(ge=1, le=1024)]

@@ -9,6 +9,7 @@ from typing import Self
 import torch
 
 from services.trainer.engine.batches import Batch, Layout
+from services.trainer.engine.errors import is_out_of_memory
 from services.trainer.engine.examples import Example
 from services.trainer.engine.plan import Plan, parts
 from services.trainer.engine.team import Team
@@ -54,10 +55,7 @@ class Loader:
     def share(self, step: int, limit: int) -> Share:
         """This process's batches of `step`, of at most `limit` padded tokens each (0: any)."""
         asked = (step, limit)
-        if self._ahead is not None and self._ahead[0] == asked:
-            share = self._ahead[1].result()
-        else:
-            share = self._make(*asked)
+        share = self._made_ahead(asked) or self._make(*asked)
         following = (step + 1, limit)
         self._ahead = following, self._thread.submit(self._make, *following)
         return share
@@ -65,6 +63,14 @@ class Loader:
     def rows(self, step: int) -> list[int]:
         """The rows of the dataset that `step` sees."""
         return [self._examples[i].row for i in self._plan.batch(step)]
+
+    def _made_ahead(self, asked: tuple[int, int]) -> Share | None:
+        """None if another was foreseen, or if there was no memory for it beside the step before."""
+        if self._ahead is None or self._ahead[0] != asked:
+            return None
+        made = self._ahead[1]
+        error = made.exception()
+        return None if error is not None and is_out_of_memory(error) else made.result()
 
     def _make(self, step: int, limit: int) -> Share:
         examples = [self._examples[i] for i in self._plan.batch(step)]

@@ -78,7 +78,7 @@ def train(run: Run, progress: Progress) -> tuple[Ending, Progress]:
             )
             if run.examples.validation and _due(step, training.evaluate_every, run.total_steps):
                 progress = _evaluate(run, progress)
-            if stalled(run, progress) or _due(step, training.checkpoint_every, run.total_steps):
+            if _is_worth_keeping(run, progress):
                 _save(run, progress)
     return Ending.COMPLETE, progress
 
@@ -110,13 +110,18 @@ def _evaluate(run: Run, progress: Progress) -> Progress:
         shown = held_out[: training.sample_count]
         samples = answers(run.model, shown, run.encoder, training.sample_max_tokens)
         run.events.emit(Sampled(progress.step, samples))
-    progress = replace(progress, validation_loss=result.loss)
+    accuracy = result.token_accuracy
+    progress = replace(progress, validation_loss=result.loss, token_accuracy=accuracy)
     if best == progress.best_validation_loss:
         return replace(progress, stalled_evaluations=progress.stalled_evaluations + 1)
     if training.early_stopping_patience:
         run.best = {name: value.clone() for name, value in run.model.trainable_tensors().items()}
     return replace(
-        progress, best_validation_loss=best, best_step=progress.step, stalled_evaluations=0
+        progress,
+        best_validation_loss=best,
+        best_token_accuracy=accuracy,
+        best_step=progress.step,
+        stalled_evaluations=0,
     )
 
 
@@ -129,8 +134,16 @@ def held_out_batches(run: Run, progress: Progress) -> list[Batch]:
     return divided(by_length, run.layout, run.model.device, run.team, limit)
 
 
+def _is_worth_keeping(run: Run, progress: Progress) -> bool:
+    """Also between two checkpoints that were asked for, if no model has been better."""
+    every = run.job.training.checkpoint_every
+    if stalled(run, progress) or _due(progress.step, every, run.total_steps):
+        return True
+    return every > 0 and progress.best_step == progress.step
+
+
 def _save(run: Run, progress: Progress) -> None:
-    if run.team.rank > 0:
+    if run.team.rank > 0 or run.saved_step == progress.step:
         return
     training, directory = run.job.training, run.job.checkpoints_dir
     path = checkpoint_path(directory, progress.step)
@@ -143,9 +156,10 @@ def _save(run: Run, progress: Progress) -> None:
         run.optimizer.state(),
         run.best,
     )
+    run.saved_step = progress.step
     run.events.emit(CheckpointSaved(progress.step, str(path), digest))
     kept, every = training.keep_last_checkpoints, training.keep_checkpoint_every
-    drop_old_checkpoints(directory, kept, every, progress.best_step)
+    drop_old_checkpoints(directory, progress, kept, every)
 
 
 def _due(step: int, every: int, last: int) -> bool:

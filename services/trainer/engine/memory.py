@@ -1,7 +1,8 @@
-"""What a run does when its memory runs out: smaller parts, then less kept; never another result.
+"""What a run does when its memory runs out: smaller parts, then less kept; never another step.
 
 The step that failed is done again on the same examples. Its parts are summed up and divided by the
-step's labels, so that the update is the same up to the order of a sum.
+step's labels, so that the update is the same up to the order of a sum. Only dropout differs: its
+masks are drawn for each part.
 """
 
 from collections.abc import Sequence
@@ -16,22 +17,24 @@ def relieved(progress: Progress, lengths: Sequence[int], shares: int, mode: str)
     """The progress with less memory needed from here on, after a batch of these lengths, divided
     among so many processes, was too much. `mode` is the job's `gradient_checkpointing`.
 
-    Raises OutOfMemory if a single example is too much however it is computed.
+    Raises OutOfMemory if one example at a time is too much however it is computed.
     """
     runs = [run for share in parts(lengths, shares, progress.micro_batch_tokens) for run in share]
-    tokens, examples = max((lengths[run.stop - 1] * len(run), len(run)) for run in runs)
-    if examples > 1:
-        return replace(progress, micro_batch_tokens=tokens // 2)
-    if mode == "auto" and not progress.recompute:
+    sizes = [(lengths[run.stop - 1] * len(run), len(run)) for run in runs]
+    tokens, examples = max(sizes)
+    if examples == 1 and mode == "auto" and not progress.recompute:
         return replace(progress, recompute=True)
+    several = [tokens for tokens, examples in sizes if examples > 1]
+    if several:
+        return replace(progress, micro_batch_tokens=max(several) // 2)
     raise OutOfMemory(f"a single example of {tokens} tokens does not fit into the memory")
 
 
 def in_words(progress: Progress) -> str:
-    """What has changed, for the log."""
+    """What holds from here on, for the log."""
+    changes: list[str] = []
+    if progress.micro_batch_tokens:
+        changes.append(f"at most {progress.micro_batch_tokens} tokens are computed at a time")
     if progress.recompute:
-        return "memory ran out: activations are now computed twice instead of kept"
-    return (
-        "memory ran out: from here on at most "
-        f"{progress.micro_batch_tokens} tokens are computed at a time"
-    )
+        changes.append("activations are computed twice instead of kept")
+    return f"memory ran out: from here on {', and '.join(changes)}"

@@ -40,7 +40,7 @@ class Optimizer:
         self._adamw.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
-        """The moments, by parameter; nothing before the first step."""
+        """The moments, by parameter; nothing of one that has not had a gradient yet."""
         states = self._adamw.state_dict()["state"]
         return {
             f"{name}/{key}": states[index][key]
@@ -50,12 +50,12 @@ class Optimizer:
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Takes over what `state()` returned; raises KeyError if a moment is missing."""
-        if not state:
-            return
+        """Takes over what `state()` returned; raises KeyError if of a parameter's moments only some
+        are there."""
         restored = {
             index: {key: state[f"{name}/{key}"].clone() for key in _STATE}
             for index, name in enumerate(self._names)
+            if f"{name}/{_STATE[0]}" in state
         }
         groups = self._adamw.state_dict()["param_groups"]
         self._adamw.load_state_dict({"state": restored, "param_groups": groups})

@@ -1,6 +1,7 @@
 """What a run knows before it has a model: its device, its examples, their order and layout."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -54,12 +55,12 @@ def prepare(job: Job) -> Preparation:
 def layout(job: Job, config: Any) -> Layout:
     """How the job's examples are laid out for a base model of this config. Raises InvalidJob."""
     if not is_encoder_decoder(job.base_model_dir):
-        return packed if job.training.packing else padded
+        return packed if job.training.packing else partial(padded, most=_max_tokens(job))
     if job.training.packing:
         raise InvalidJob(Fault("training.packing", "an encoder–decoder cannot be packed"))
     if config.decoder_start_token_id is None:
         raise InvalidJob(Fault("base_model_dir", "config.json names no decoder_start_token_id"))
-    return paired(config.decoder_start_token_id)
+    return paired(config.decoder_start_token_id, _max_tokens(job))
 
 
 def _max_tokens(job: Job) -> int:

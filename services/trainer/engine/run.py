@@ -4,9 +4,7 @@ import gc
 import hashlib
 import json
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 
 import peft
 import torch
@@ -19,11 +17,12 @@ from services.trainer.engine.checkpoint import (
     Environment,
     Identity,
     Progress,
-    load_checkpoint,
+    checkpoint_path,
+    load_latest,
     tensors_digest,
 )
 from services.trainer.engine.determinism import seed_randomness
-from services.trainer.engine.errors import CheckpointRefused
+from services.trainer.engine.durable import clear_leftovers, remove_directory
 from services.trainer.engine.events import (
     Artifact,
     EventSink,
@@ -38,6 +37,7 @@ from services.trainer.engine.job import Job
 from services.trainer.engine.loop import Ending, train
 from services.trainer.engine.model import TunableModel, load_tunable_model
 from services.trainer.engine.optimizer import Optimizer
+from services.trainer.engine.packing import require_separation
 from services.trainer.engine.plan import Plan
 from services.trainer.engine.precision import compute_dtype
 from services.trainer.engine.preparation import layout, prepare
@@ -53,9 +53,12 @@ def run_job(
 
     Raises InvalidJob, InvalidData, CheckpointRefused, TrainingDiverged and OutOfMemory.
     """
+    if team.rank == 0:
+        clear_leftovers(job.checkpoints_dir)
+    team.meet()  # the others look for checkpoints only now
     ready = prepare(job)
     identity = _identity(job, ready.examples, ready.plan)
-    checkpoint = _checkpoint(job.resume_from, identity, events) if job.resume_from else None
+    checkpoint = _checkpoint(job, identity, team, events)
 
     seed_randomness(job.seed, "initial weights")
     model = load_tunable_model(job, compute_dtype(job, ready.device), ready.device)
@@ -75,6 +78,8 @@ def run_job(
         stop=stop,
         clock=clock,
     )
+    if job.training.packing:
+        require_separation(model)
     progress = checkpoint.progress if checkpoint else _beginning(job)
     _report_start(run, progress)
     _report_limits(run, ready.max_tokens)
@@ -89,21 +94,23 @@ def run_job(
     return ending
 
 
-def _checkpoint(path: Path, identity: Identity, events: EventSink) -> Checkpoint:
-    """The one at `path`, or if it is of no use the latest before it in the same directory.
+def _checkpoint(job: Job, identity: Identity, team: Team, events: EventSink) -> Checkpoint | None:
+    """The one to go on from, if any. Those of this run that are of no use are removed, lest they
+    are taken for its newest once more.
 
-    Raises CheckpointRefused, with what is wrong with `path`, if there is none.
+    Raises CheckpointRefused.
     """
-    try:
-        return load_checkpoint(path, identity)
-    except CheckpointRefused as refused:
-        earlier = [other for other in path.parent.glob("step-*") if other.name < path.name]
-        for other in sorted(earlier, reverse=True):
-            with suppress(CheckpointRefused):
-                checkpoint = load_checkpoint(other, identity)
-                events.emit(LogLine("warning", f"{refused}; going on from {other.name}"))
-                return checkpoint
-        raise
+    path = job.resume_from
+    if path is None:
+        return None
+    checkpoint, refused = load_latest(path, identity)
+    if refused:
+        name = checkpoint_path(path.parent, checkpoint.progress.step).name
+        events.emit(LogLine("warning", f"{refused[0]}; going on from {name}"))
+    if team.rank == 0 and path.parent.resolve() == job.checkpoints_dir.resolve():
+        for refusal in refused:
+            remove_directory(path.with_name(refusal.path))
+    return checkpoint
 
 
 def _beginning(job: Job) -> Progress:
@@ -148,6 +155,7 @@ def _restore(run: Run, checkpoint: Checkpoint) -> None:
     run.model.set_trainable_tensors(checkpoint.trainable)
     run.optimizer.restore(checkpoint.optimizer)
     run.best = checkpoint.best
+    run.saved_step = checkpoint.progress.step
     held = tensors_digest(checkpoint.trainable, checkpoint.optimizer)
     restored = tensors_digest(run.model.trainable_tensors(), run.optimizer.state())
     before, now = asdict(checkpoint.environment), asdict(run.environment)
@@ -162,15 +170,17 @@ def _finish(run: Run, progress: Progress) -> None:
     artifacts = _write_result(run, progress) if run.team.rank == 0 else ()
     peak = torch.tensor(float(peak_memory_bytes(run.model.device)), dtype=torch.float64)
     run.team.sum(peak)
+    last = (progress.validation_loss, progress.token_accuracy)
+    best = (progress.best_validation_loss, progress.best_token_accuracy)
+    validation_loss, token_accuracy = last if run.best is None else best
     run.events.emit(
         Finished(
             steps=progress.step,
             final_loss=progress.loss,
             best_loss=progress.best_loss,
-            validation_loss=(
-                progress.validation_loss if run.best is None else progress.best_validation_loss
-            ),
+            validation_loss=validation_loss,
             artifacts=artifacts,
+            token_accuracy=token_accuracy,
             peak_memory_bytes=int(peak.item()),
             tokens_per_second=run.pace.tokens_per_second,
         )
@@ -220,6 +230,8 @@ def _report_limits(run: Run, max_tokens: int) -> None:
         notes.append(f"{examples.dropped} examples of over {max_tokens} tokens are left out")
     if training.validation_fraction and not examples.validation:
         notes.append("there are too few examples to hold any out")
+    if training.early_stopping_patience and not examples.validation:
+        notes.append("nothing is held out, so the run cannot stop early")
     if training.warmup_steps >= run.total_steps:
         notes.append(f"the warm-up of {training.warmup_steps} steps outlasts the run")
     for note in notes:

@@ -32,7 +32,8 @@ class Pace:
 @dataclass(slots=True, eq=False)
 class Run:
     """Everything that the loop works with. `clock` returns seconds and feeds events only; `best`
-    holds the parameters of the lowest held-out loss, in a run that may stop early."""
+    holds the parameters of the lowest held-out loss, in a run that may stop early; `saved_step` is
+    that of the last checkpoint, or of the one resumed from."""
 
     job: Job
     examples: Examples
@@ -49,4 +50,5 @@ class Run:
     stop: StopRequest
     clock: Callable[[], float]
     best: dict[str, Tensor] | None = field(default=None)
+    saved_step: int | None = None
     pace: Pace = field(default_factory=Pace)

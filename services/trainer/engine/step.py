@@ -9,7 +9,7 @@ from torch import autograd
 from services.trainer.engine.checkpoint import Progress
 from services.trainer.engine.determinism import seed_randomness
 from services.trainer.engine.errors import TrainingDiverged, is_out_of_memory
-from services.trainer.engine.events import LogLine
+from services.trainer.engine.events import LogLine, Relieved
 from services.trainer.engine.fast import summed_cross_entropy
 from services.trainer.engine.loader import Loader, Share
 from services.trainer.engine.loss import label_logits, summed_loss
@@ -35,27 +35,29 @@ def take_step(
     """
     step = progress.step + 1
     while True:
-        share = loader.share(step, progress.micro_batch_tokens)
-        loss_sum, out_of_memory = _gradients(run, step, share)
-        if not out_of_memory:
+        computed = _gradients(run, loader, progress)
+        if computed is not None:
             break
         run.optimizer.drop_gradients()
         progress = _relieve(run, step, progress)
-    loss, norm = loss_sum / share.labels, run.optimizer.clip_gradients()
+    loss, tokens = computed
+    norm = run.optimizer.clip_gradients()
     if not (math.isfinite(loss) and math.isfinite(norm)):
         found = f"loss {loss} and gradient norm {norm}"
         raise TrainingDiverged(step, found, loader.rows(step))
     run.optimizer.step(rate)
     best = loss if progress.best_loss is None else min(progress.best_loss, loss)
-    outcome = Outcome(loss, norm, share.tokens)
+    outcome = Outcome(loss, norm, tokens)
     return outcome, replace(progress, step=step, loss=loss, best_loss=best)
 
 
-def _gradients(run: Run, step: int, share: Share) -> tuple[float, bool]:
-    """Leaves the gradients of the mean loss in the parameters, added up over all processes; tells
-    the summed loss, and whether memory ran out anywhere."""
+def _gradients(run: Run, loader: Loader, progress: Progress) -> tuple[float, int] | None:
+    """Leaves the gradients of the mean loss in the parameters, added up over all processes; gives
+    that loss and the step's tokens, or None if memory ran out anywhere."""
+    step, share = progress.step + 1, None
     sums = torch.zeros(2, dtype=torch.float64)
     try:
+        share = loader.share(step, progress.micro_batch_tokens)
         sums[0] = _accumulate(run, step, share)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
@@ -63,9 +65,10 @@ def _gradients(run: Run, step: int, share: Share) -> tuple[float, bool]:
         sums[1] = 1
     run.team.sum(sums)
     loss_sum, out_of_memory = sums.tolist()
-    if not out_of_memory:
-        run.team.sum_gradients(run.model.trainable.values())
-    return loss_sum, out_of_memory > 0
+    if share is None or out_of_memory:
+        return None
+    run.team.sum_gradients(run.model.trainable.values())
+    return loss_sum / share.labels, share.tokens
 
 
 def _accumulate(run: Run, step: int, share: Share) -> float:
@@ -90,5 +93,6 @@ def _relieve(run: Run, step: int, progress: Progress) -> Progress:
     less = relieved(progress, lengths, run.team.size, mode)
     if less.recompute and not progress.recompute:
         run.model.recompute_activations()
+    run.events.emit(Relieved(step, less.micro_batch_tokens, less.recompute))
     run.events.emit(LogLine("warning", in_words(less)))
     return less

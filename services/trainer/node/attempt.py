@@ -5,6 +5,7 @@ import importlib.metadata
 import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ from services.trainer.node.engine import (
     EngineProcess,
 )
 from services.trainer.node.lease import (
+    Beat,
     Cause,
     Failure,
     HubBase,
@@ -88,6 +90,7 @@ class Attempt:
         self._metrics: dict[str, float] | None = None
         self._failure: Failure | None = None
         self._storing: asyncio.Task[None] | None = None
+        self._taken_steps: set[int] = set()
 
     async def run(self) -> None:
         """Ends when the service has taken the result or the failure, or the lease is lost.
@@ -95,7 +98,7 @@ class Attempt:
         Raises nothing that an engine, a blob or a peer can cause.
         """
         log = _log.bind(job=self._lease.job, attempt=self._lease.attempt)
-        log.info("attempt.started", resume=bool(self._lease.resume_checkpoint))
+        log.info("attempt.started", checkpoints=len(self._lease.checkpoints))
         try:
             async with asyncio.TaskGroup() as group:
                 beside = (
@@ -149,23 +152,20 @@ class Attempt:
         try:
             if self._stop_cause is not None:
                 return Failure(self._stop_cause, "stopped before training began")
-            resume, paths = await self._fetched()
-            end = await self._run_engine(paths | {"resume_from": resume})
-            if end.status == ExitCode.CHECKPOINT_REFUSED and self._stop_cause is None:
-                self._begin_anew(self._failure.message if self._failure else "it was refused")
-                end = await self._run_engine(paths | {"resume_from": None})
-            return await self._outcome(end)
+            return await self._outcome(await self._run_from_newest(await self._fetched()))
         except EngineGarbled as error:
-            return Failure(Cause.ENGINE_ERROR, str(error))
+            failure = Failure(Cause.ENGINE_ERROR, str(error))
         except (Unavailable, NotFound, DataLoss, OSError) as error:
-            return Failure(self._stop_cause or Cause.STORAGE, words(error))
+            failure = Failure(self._stop_cause or Cause.STORAGE, words(error))
+        await self._last_checkpoint_stored()
+        return failure
 
-    async def _fetched(self) -> tuple[Path | None, dict[str, Path | None]]:
-        """The checkpoint to go on from, if any, and the other paths of the job file."""
+    async def _fetched(self) -> dict[str, Path | None]:
+        """The paths of the job file, apart from the checkpoint's."""
         shutil.rmtree(self._directory, ignore_errors=True)
         self._directory.mkdir(parents=True)
         digest = self._lease.dataset_digest
-        paths: dict[str, Path | None] = {
+        return {
             "base_model_dir": await self._patiently(self._base_model),
             "dataset_file": await self._patiently(
                 lambda: self._directories.cached_file(digest, ".parquet")
@@ -173,7 +173,6 @@ class Attempt:
             "work_dir": self._directory,
             "start_from": await self._patiently(self._start),
         }
-        return await self._patiently(self._resume), paths
 
     async def _base_model(self) -> Path:
         match self._lease.base:
@@ -186,24 +185,44 @@ class Attempt:
         digest = self._lease.start_manifest_digest
         return await self._directories.cached(digest) if digest else None
 
-    async def _resume(self) -> Path | None:
-        digest = self._lease.resume_checkpoint
-        if not digest:
-            return None
-        try:
-            return await self._directories.fetch(digest, self._directory / "resume")
-        except DataLoss as error:
-            self._begin_anew(error.message)
-            return None
+    async def _run_from_newest(self, paths: dict[str, Path | None]) -> EngineExit:
+        """Runs the engine to its end: from the newest checkpoint that is of use, else from the
+        first step."""
+        for checkpoint in self._lease.checkpoints:
+            try:
+                directory = await self._patiently(partial(self._checkpoint, checkpoint))
+            except DataLoss as error:
+                await self._refuse(checkpoint, error.message)
+                continue
+            end = await self._run_engine(paths | {"resume_from": directory})
+            if end.status != ExitCode.CHECKPOINT_REFUSED or self._stop_cause is not None:
+                return end
+            await self._refuse(checkpoint, self._failure.message if self._failure else "refused")
+            shutil.rmtree(directory)
+        if self._lease.checkpoints:
+            self._telemetry.add(translation.warning("no checkpoint is left: training begins anew"))
+        return await self._run_engine(paths | {"resume_from": None})
 
-    def _begin_anew(self, why: str) -> None:
-        """A checkpoint that can not be used now never will be: rather all steps again than
-        attempt after attempt in vain."""
-        self._telemetry.add(
-            translation.warning(f"the last checkpoint is of no use, training begins anew: {why}")
-        )
-        _log.warning("attempt.begins_anew", job=self._lease.job, error=why)
+    async def _checkpoint(self, stored: StoredCheckpoint) -> Path:
+        """Raises DataLoss."""
+        theirs = self._owned_by(stored.attempt, stored.step)
+        to = self._directory / "resume" / f"step-{stored.step:08d}"
+        to.parent.mkdir(exist_ok=True)
+        return await theirs.fetch(stored.manifest_digest, to)
+
+    def _owned_by(self, attempt: int, step: int) -> Directories:
+        """Where a checkpoint is kept."""
+        return self._directories.owned_by(self._lease.owner_of(attempt, step))
+
+    async def _refuse(self, checkpoint: StoredCheckpoint, why: str) -> None:
+        """One that can not be used now never will be. The service forgets it before anything is
+        trained: whatever happens then, no attempt comes upon it again."""
+        text = f"the checkpoint of step {checkpoint.step} is of no use: {why}"
+        self._telemetry.add(translation.warning(text))
+        step = checkpoint.step
+        _log.warning("attempt.checkpoint_refused", job=self._lease.job, step=step, error=why)
         self._failure = None
+        await self._insist(lambda: self._heartbeat(refused=checkpoint))
 
     def _job_file(self, paths: dict[str, Path | None]) -> str:
         settings = self._settings
@@ -243,12 +262,14 @@ class Attempt:
                 self._telemetry.add(translation.samples(event))
             case "resumed":
                 self._telemetry.add(translation.resumed(event))
+            case "relieved":
+                pass  # a log line says so in words
             case "log":
                 self._telemetry.add(translation.log_line(event))
             case "checkpoint":
                 self._take_checkpoint(translation.saved_checkpoint(event))
             case "finished":
-                self._metrics = translation.metrics(event, self._last_evaluation)
+                self._metrics = translation.metrics(event, self._settings.processes)
             case "failed":
                 self._failure = translation.failure(event)
             case unknown:
@@ -256,6 +277,9 @@ class Attempt:
 
     def _take_checkpoint(self, saved: translation.SavedCheckpoint) -> None:
         """Puts it out of reach of the engine, which drops old ones however long they wait here."""
+        if saved.step in self._taken_steps:
+            _log.warning("attempt.checkpoint_told_again", job=self._lease.job, step=saved.step)
+            return
         directory = self._directory / "storing" / saved.directory.name
         directory.parent.mkdir(exist_ok=True)
         try:
@@ -263,28 +287,39 @@ class Attempt:
         except FileNotFoundError:
             _log.warning("attempt.checkpoint_dropped", job=self._lease.job, step=saved.step)
             return
-        taken = translation.SavedCheckpoint(saved.step, directory)
-        self._storing = asyncio.create_task(self._store_checkpoint(taken, self._storing))
+        self._taken_steps.add(saved.step)
+        loss = translation.held_out_loss(self._last_evaluation, saved.step)
+        storing = self._store_checkpoint(saved.step, directory, loss, self._storing)
+        self._storing = asyncio.create_task(storing)
         self._storing.add_done_callback(self._stop_if_unstored)
 
     async def _store_checkpoint(
-        self, saved: translation.SavedCheckpoint, earlier: asyncio.Task[None] | None
+        self, step: int, directory: Path, loss: float | None, earlier: asyncio.Task[None] | None
     ) -> None:
         """Runs beside the training, one after the other, so that no step event waits for it."""
         if earlier is not None:
             await earlier
-        meta = {"tuning_job": self._lease.job}
-        stored = await self._patiently(lambda: self._directories.store(saved.directory, meta))
-        checkpoint = StoredCheckpoint(saved.step, stored.manifest_digest, stored.size_bytes)
+        attempt, meta = self._lease.attempt, {"tuning_job": self._lease.job}
+        stored = await self._patiently(lambda: self._owned_by(attempt, step).store(directory, meta))
+        checkpoint = StoredCheckpoint(
+            attempt, step, stored.manifest_digest, stored.size_bytes, loss
+        )
         self._telemetry.add(translation.checkpoint(checkpoint))
         await self._telemetry.stored()
         await self._insist(lambda: self._heartbeat(checkpoint))
-        shutil.rmtree(saved.directory, ignore_errors=True)
+        shutil.rmtree(directory, ignore_errors=True)
 
     def _stop_if_unstored(self, storing: asyncio.Task[None]) -> None:
         """A run whose checkpoints can not be stored must not go on as if they were."""
         if self._engine is not None and not storing.cancelled() and storing.exception():
             self._engine.kill()
+
+    async def _last_checkpoint_stored(self) -> None:
+        """What an engine saved before it failed counts, unless it can not be stored."""
+        if self._engine is not None:
+            self._engine.kill()
+        if self._storing is not None:
+            await asyncio.wait({self._storing})
 
     async def _outcome(self, end: EngineExit) -> Result | Failure:
         if self._storing is not None:
@@ -313,12 +348,14 @@ class Attempt:
         while True:
             await asyncio.sleep(pause_s)
             try:
-                await self._heartbeat(None)
+                await self._heartbeat()
             except Unavailable as error:
                 _log.warning("attempt.no_heartbeat", job=self._lease.job, error=error.message)
 
-    async def _heartbeat(self, checkpoint: StoredCheckpoint | None) -> None:
-        if await self._leases.heartbeat(self._lease, self._step, checkpoint):
+    async def _heartbeat(
+        self, stored: StoredCheckpoint | None = None, refused: StoredCheckpoint | None = None
+    ) -> None:
+        if await self._leases.heartbeat(self._lease, Beat(self._step, stored, refused)):
             self.stop(Cause.CANCELLED)
 
     async def _insist(self, call: Callable[[], Awaitable[None]]) -> None:

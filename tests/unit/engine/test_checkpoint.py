@@ -2,16 +2,21 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from services.trainer.engine.durable import writing_directory
+from services.trainer.engine.checkpoint import Progress, drop_old_checkpoints
+from services.trainer.engine.durable import clear_leftovers, writing_directory
 from services.trainer.engine.errors import CheckpointRefused
 from services.trainer.engine.events import Event, LogLine
 from services.trainer.engine.job import Job
 from services.trainer.engine.methods import Lora
+from services.trainer.engine.process import StopRequest
+from services.trainer.engine.run import run_job
+from services.trainer.engine.team import Team
 
 MakeJob = Callable[..., Job]
 RunHere = Callable[[Job], list[Event]]
@@ -56,6 +61,59 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     assert "its optimizer.safetensors does not match its digest" in warning
     assert warning.endswith("going on from step-00000006")
     assert events[-1] == undisturbed[-1]
+    assert damaged.exists(), "it is another run's"
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_missing_one(
+    make_job: MakeJob, run_here: RunHere
+) -> None:
+    whole = make_job()
+    undisturbed = run_here(whole)
+    missing = whole.checkpoints_dir / "step-00000008"
+    events = run_here(make_job(resume_from=missing))
+    (warning,) = (event.message for event in events if isinstance(event, LogLine))
+    assert warning.endswith("going on from step-00000006")
+    assert events[-1] == undisturbed[-1]
+
+
+def test_a_missing_checkpoint_with_none_before_it_is_refused(
+    make_job: MakeJob, run_here: RunHere, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointRefused, match=r"checkpoint step-00000008: its state\.json"):
+        run_here(make_job(resume_from=tmp_path / "nowhere" / "step-00000008"))
+
+
+def test_a_run_removes_those_of_its_own_checkpoints_that_are_of_no_use(
+    make_job: MakeJob, run_here: RunHere
+) -> None:
+    settings = {"evaluate_every": 0, "validation_fraction": 0.0}
+    whole = make_job(settings)
+    run_here(whole)
+    for step in (9, 12):
+        (whole.checkpoints_dir / f"step-{step:08d}" / "state.json").write_text("{}")
+    resumed = make_job(settings, resume_from=whole.checkpoints_dir / "step-00000012")
+    found: list[set[str]] = []
+
+    class Watch:
+        def emit(self, event: Event) -> None:
+            if event.type == "resumed":
+                found.append({path.name for path in whole.checkpoints_dir.iterdir()})
+
+    run_job(resumed, Watch(), StopRequest(), time.monotonic, Team())
+    assert found == [{"step-00000003", "step-00000006"}]
+
+
+def test_checkpoints_of_later_steps_do_not_push_out_the_newest(tmp_path: Path) -> None:
+    for step in (10, 20, 40):
+        (tmp_path / f"step-{step:08d}").mkdir()
+    drop_old_checkpoints(tmp_path, Progress(step=20, best_step=10), last=1, every=0)
+    assert steps_in(tmp_path) == {10, 20, 40}
+    drop_old_checkpoints(tmp_path, Progress(step=40, best_step=10), last=1, every=0)
+    assert steps_in(tmp_path) == {10, 40}
+
+
+def steps_in(directory: Path) -> set[int]:
+    return {int(path.name.removeprefix("step-")) for path in directory.glob("step-*")}
 
 
 def test_a_checkpoint_of_other_settings_is_refused(
@@ -111,3 +169,22 @@ def test_a_directory_replaces_its_forerunner_and_its_own_leftovers(tmp_path: Pat
     write(target, {"a": b"new"})
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
     assert {path.name: path.read_bytes() for path in target.iterdir()} == {"a": b"new"}
+
+
+def test_what_a_kill_left_is_cleared_away_and_what_was_being_replaced_is_back(
+    tmp_path: Path,
+) -> None:
+    for name in (".one.writing", ".two.replaced", ".three.replaced", "three", ".four.removed"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "content").write_text(name)
+    clear_leftovers(tmp_path)
+    found = {path.name: (path / "content").read_text() for path in tmp_path.iterdir()}
+    assert found == {"two": ".two.replaced", "three": "three"}
+
+
+def test_a_run_begins_by_clearing_away_leftovers(make_job: MakeJob, run_here: RunHere) -> None:
+    job = make_job({"max_steps": 1})
+    leftover = job.checkpoints_dir / ".step-00000003.writing"
+    leftover.mkdir(parents=True)
+    run_here(job)
+    assert {path.name for path in job.checkpoints_dir.iterdir()} == {"step-00000001"}

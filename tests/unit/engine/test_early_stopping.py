@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from services.trainer.engine.events import Evaluated, Event, Finished, LogLine, Sampled, StepDone
+from services.trainer.engine.events import (
+    CheckpointSaved,
+    Evaluated,
+    Event,
+    Finished,
+    LogLine,
+    Sampled,
+    StepDone,
+)
 from services.trainer.engine.job import Job
 
 MakeJob = Callable[..., Job]
@@ -97,6 +105,33 @@ def test_checkpoints_are_kept_by_policy(make_job: MakeJob, run_here: RunHere) ->
     best = min(losses, key=losses.__getitem__)
     kept = {int(path.name.removeprefix("step-")) for path in job.checkpoints_dir.iterdir()}
     assert kept == {8, 16, 19, 20, best}
+
+
+def test_the_best_model_is_a_checkpoint_though_none_was_due(
+    make_job: MakeJob, run_here: RunHere, tmp_path: Path
+) -> None:
+    sparse = {**HASTY, "checkpoint_every": 100, "keep_last_checkpoints": 1}
+    job = make_job(sparse)
+    losses = {event.step: event.loss for event in run_here(job) if isinstance(event, Evaluated)}
+    best, last = min(losses, key=losses.__getitem__), max(losses)
+    names = sorted(path.name for path in job.checkpoints_dir.iterdir())
+    assert names == [f"step-{best:08d}", f"step-{last:08d}"]
+
+    short = sparse | {"max_steps": best, "early_stopping_patience": 0}
+    until_then = make_job(short, work_dir=tmp_path / "until_then")
+    run_here(until_then)
+    ours, theirs = (
+        (each.checkpoints_dir / f"step-{best:08d}" / "trainable.safetensors").read_bytes()
+        for each in (job, until_then)
+    )
+    assert ours == theirs
+
+
+def test_a_run_that_is_to_write_no_checkpoint_before_its_end_writes_none(
+    make_job: MakeJob, run_here: RunHere
+) -> None:
+    events = run_here(make_job({"evaluate_every": 1, "checkpoint_every": 0, "max_steps": 4}))
+    assert [event.step for event in events if isinstance(event, CheckpointSaved)] == [4]
 
 
 def test_a_run_without_patience_keeps_no_second_copy(make_job: MakeJob, run_here: RunHere) -> None:

@@ -2,14 +2,18 @@
 
 from array import array
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from services.trainer.engine.batches import padded
+from services.trainer.engine.batches import Layout, packed, padded, paired
+from services.trainer.engine.errors import OutOfMemory
 from services.trainer.engine.evaluation import Evaluation
 from services.trainer.engine.evaluation import evaluate as evaluate_batches
 from services.trainer.engine.examples import Example
+from services.trainer.engine.fast import cross_entropy
 from services.trainer.engine.job import Job
 from services.trainer.engine.loader import divided
 from services.trainer.engine.methods import Lora
@@ -71,6 +75,103 @@ def test_the_loss_is_per_token_of_the_whole_set(
     assert together.loss == pytest.approx(mean, rel=1e-5)
     assert together.token_accuracy == pytest.approx(hits / sum(labels))
     assert together.tokens == sum(map(len, examples))
+
+
+class _Memory:
+    """Of a machine that computes at most so many tokens at a time."""
+
+    def __init__(self, network: torch.nn.Module, tokens: int) -> None:
+        self.tokens, self.computed = tokens, []
+        network.register_forward_pre_hook(self._take, with_kwargs=True)
+
+    def _take(self, _network: object, _args: object, inputs: dict[str, torch.Tensor]) -> None:
+        asked = inputs["input_ids"].numel()
+        if asked > self.tokens:
+            raise RuntimeError(f"DefaultCPUAllocator: can't allocate memory: {asked} tokens")
+        self.computed.append(asked)
+
+
+@pytest.mark.parametrize("layout", [padded, packed])
+def test_where_memory_runs_out_parts_are_halved_and_the_result_is_the_same(
+    model: TunableModel, examples: list[Example], layout: Layout
+) -> None:
+    batches = divided(examples, layout, CPU, Team(), limit=0)
+    whole = evaluate_batches(model, batches, Team())
+    memory = _Memory(model.network, tokens=100)
+
+    halved = evaluate_batches(model, batches, Team())
+
+    assert len(memory.computed) > 1
+    assert halved.loss == pytest.approx(whole.loss, rel=1e-5)
+    assert (halved.token_accuracy, halved.tokens) == (whole.token_accuracy, whole.tokens)
+
+
+def test_a_single_example_that_is_too_much_says_so(
+    model: TunableModel, examples: list[Example]
+) -> None:
+    _Memory(model.network, tokens=30)
+
+    with pytest.raises(OutOfMemory, match="held-out example of 25 tokens"):
+        evaluate(model, examples, batch_size=4)
+
+
+def test_another_error_is_not_taken_for_too_little_memory(
+    model: TunableModel, examples: list[Example]
+) -> None:
+    def break_down(*_: object) -> None:
+        raise RuntimeError("broken")
+
+    model.network.register_forward_pre_hook(break_down)
+    with pytest.raises(RuntimeError, match="broken"):
+        evaluate(model, examples, batch_size=4)
+
+
+@pytest.mark.parametrize("layout", [padded, packed, paired(0)])
+def test_halves_of_a_batch_hold_its_examples_in_their_order(layout: Layout) -> None:
+    ids = [array("i", range(1, length)) for length in (4, 6, 9)]
+    source = array("i", [7, 8] if layout not in (padded, packed) else [])
+    examples = [Example(one, bytes([1] * len(one)), source) for one in ids]
+
+    first, second = layout(examples, CPU).halves()
+
+    assert first.examples == examples[:1]
+    assert second.examples == examples[1:]
+    assert first.halves() == ()
+    whole = layout(examples, CPU)
+    assert first.tokens + second.tokens == whole.tokens
+    targets = [half.targets[: half.labels] for half in (first, second)]
+    assert torch.cat(targets).equal(whole.targets[: whole.labels])
+
+
+class _Softmaxes(TorchDispatchMode):
+    """Notes of how many rows each softmax over the vocabulary is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[int] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        made = func(*args, **(kwargs or {}))
+        if "softmax" in str(func) and made.shape[-1] == 320:
+            self.rows.append(made.shape[0])
+        return made
+
+
+def test_the_loss_is_computed_a_few_rows_at_a_time(
+    model: TunableModel, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy of all logits would take more memory than training, which keeps none."""
+    wanted = evaluate(model, examples, batch_size=9)
+    monkeypatch.setattr(cross_entropy, "_CPU_ELEMENTS", 4 * 320)
+
+    with _Softmaxes() as softmaxes:
+        found = evaluate(model, examples, batch_size=9)
+
+    assert max(softmaxes.rows) == 4
+    assert found.loss == pytest.approx(wanted.loss, rel=1e-6)
+    assert found.token_accuracy == wanted.token_accuracy
 
 
 def test_a_model_that_answers_right_is_fully_accurate(

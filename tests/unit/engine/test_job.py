@@ -39,6 +39,14 @@ def test_a_written_job_reads_back_equal(make_job: Callable[..., Job], tmp_path: 
     assert read_job(path) == job
 
 
+def test_a_checkpoint_need_not_be_there(make_job: Callable[..., Job], tmp_path: Path) -> None:
+    """The one before it may be."""
+    job = make_job(resume_from=tmp_path / "step-00000003")
+    path = tmp_path / "job.json"
+    path.write_text(job_json(job))
+    assert read_job(path) == job
+
+
 def test_an_integer_will_do_where_a_number_is_asked_for(content: Content, tmp_path: Path) -> None:
     content["method"]["alpha"] = 16
     path = tmp_path / "job.json"

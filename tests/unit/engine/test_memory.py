@@ -1,6 +1,8 @@
 """When memory runs out a run goes on from the same step, with the same result."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +10,19 @@ import pytest
 import safetensors.torch
 import torch
 
+from services.trainer.engine import run as run_module
 from services.trainer.engine import step as step_module
+from services.trainer.engine.batches import Batch, Layout, padded
 from services.trainer.engine.checkpoint import Progress
 from services.trainer.engine.errors import OutOfMemory
-from services.trainer.engine.events import Event, LogLine, StepDone
+from services.trainer.engine.events import Event, LogLine, Relieved, StepDone
+from services.trainer.engine.examples import Example
 from services.trainer.engine.job import Job
-from services.trainer.engine.memory import relieved
+from services.trainer.engine.loader import Loader
+from services.trainer.engine.memory import in_words, relieved
 from services.trainer.engine.methods import Lora
+from services.trainer.engine.preparation import prepare
+from services.trainer.engine.team import Team
 
 MakeJob = Callable[..., Job]
 RunHere = Callable[[Job], list[Event]]
@@ -62,6 +70,9 @@ def test_parts_are_halved_until_they_fit_and_the_result_is_the_same(
     said = [event.message for event in events if isinstance(event, LogLine)]
     assert said
     assert all("memory ran out: from here on at most" in message for message in said)
+    limits = [event.micro_batch_tokens for event in events if isinstance(event, Relieved)]
+    assert limits == sorted(limits, reverse=True)
+    assert limits[-1] <= 100
     losses = [[e.loss for e in run if isinstance(e, StepDone)] for run in (undisturbed, events)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     assert difference(adapter(tight), adapter(roomy)) < 1e-3
@@ -77,7 +88,7 @@ def test_what_memory_forced_a_run_to_is_kept_in_its_checkpoints(
     resumed = make_job(work_dir=tmp_path / "resumed", resume_from=checkpoint)
     events = run_here(resumed)
 
-    assert not any("memory ran out" in e.message for e in events if isinstance(e, LogLine))
+    assert not any(isinstance(event, Relieved) for event in events)
     name = "adapter_model.safetensors"
     assert (resumed.artifacts_dir / name).read_bytes() == (whole.artifacts_dir / name).read_bytes()
 
@@ -101,6 +112,62 @@ def test_relief_comes_in_steps_and_ends() -> None:
         relieved(progress, lengths, 1, "auto")
     with pytest.raises(OutOfMemory):
         relieved(Progress(micro_batch_tokens=20), lengths, 1, "off")
+
+
+def test_several_short_examples_are_parted_though_a_single_one_has_more_tokens() -> None:
+    lengths = (10, 10, 10, 100)
+    progress = Progress(micro_batch_tokens=40)
+    recomputing = relieved(progress, lengths, 1, "auto")
+    assert recomputing == replace(progress, recompute=True)
+    assert relieved(recomputing, lengths, 1, "auto").micro_batch_tokens == 15
+    alone = relieved(progress, lengths, 1, "off")
+    assert alone == replace(progress, micro_batch_tokens=15)
+    with pytest.raises(OutOfMemory, match="a single example of 100 tokens"):
+        relieved(alone, lengths, 1, "off")
+
+
+def test_relief_is_told_in_words() -> None:
+    beginning = "memory ran out: from here on "
+    parted, recomputing = "at most 20 tokens are computed at a time", "activations are computed"
+    assert in_words(Progress(micro_batch_tokens=20)) == beginning + parted
+    assert in_words(Progress(recompute=True)).startswith(beginning + recomputing)
+    both = in_words(Progress(micro_batch_tokens=20, recompute=True))
+    assert both.startswith(f"{beginning}{parted}, and {recomputing}")
+
+
+FULL = "DefaultCPUAllocator: can't allocate memory: you tried …"
+
+
+def test_a_share_that_found_no_memory_beside_the_step_before_is_made_again(
+    make_job: MakeJob,
+) -> None:
+    ready = prepare(make_job())
+
+    def only_here(examples: Sequence[Example], device: torch.device) -> Batch:
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError(FULL)
+        return padded(examples, device)
+
+    def shares(layout: Layout) -> list[tuple[int, int, int]]:
+        with Loader(ready.examples.training, ready.plan, layout, ready.device, Team()) as loader:
+            made = [loader.share(step, 0) for step in (1, 2, 3)]
+        return [(len(share.batches), share.labels, share.tokens) for share in made]
+
+    assert shares(only_here) == shares(padded)
+
+
+def test_a_share_that_there_is_no_memory_for_is_made_smaller(
+    make_job: MakeJob, run_here: RunHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def small(examples: Sequence[Example], device: torch.device) -> Batch:
+        if len(examples) > 3:
+            raise RuntimeError(FULL)
+        return padded(examples, device)
+
+    monkeypatch.setattr(run_module, "layout", lambda *_: small)
+    events = run_here(make_job({"validation_fraction": 0.0, "max_steps": 3}))
+    assert any(isinstance(event, Relieved) for event in events)
+    assert [event.step for event in events if isinstance(event, StepDone)] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("tokens", [60, 100, 10_000])

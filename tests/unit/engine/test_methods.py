@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from transformers import LlamaForCausalLM
 
 from services.trainer.engine.errors import InvalidJob
 from services.trainer.engine.events import Event, Finished, Sampled, Started, StepDone
@@ -18,8 +20,8 @@ from services.trainer.engine.examples import load_encoder, load_examples
 from services.trainer.engine.job import Job
 from services.trainer.engine.methods import Adapter, Full, Lora, Prefix, Qlora, TuningMethod
 from services.trainer.engine.samples import prompt_and_answer
-from tests.unit.engine.families import FAMILIES, save_base_model
-from tests.unit.engine.reload import answer, load
+from tests.unit.engine.families import FAMILIES, llama, save_base_model
+from tests.unit.engine.reload import answer, first_logits, load
 
 MakeJob = Callable[..., Job]
 RunHere = Callable[[Job], list[Event]]
@@ -35,6 +37,8 @@ METHODS: dict[str, tuple[TuningMethod, float]] = {
     "prefix": (Prefix(prefix_length=8), 0.1),
     "adapter": (Adapter(adapter_size=8, placement="houlsby"), 0.02),
 }
+KINDS = ("full", "lora", "qlora", "prefix", "adapter")
+BITS = {"qlora": 4, "qlora8": 8}
 SHORT = {"max_steps": 30, "evaluate_every": 0, "checkpoint_every": 0}
 EVERY = [(family, name) for family in FAMILIES for name in METHODS]
 
@@ -78,13 +82,11 @@ def test_a_method_learns_and_its_result_answers_alike_when_it_is_loaded_again(
     (sampled,) = (event for event in events if isinstance(event, Sampled))
     encoder = load_encoder(job.base_model_dir)
     prompt = _prompt(job, sampled.samples[0].prompt)
-    model = load(job.base_model_dir, job.artifacts_dir)
-    output = answer(model, prompt)
+    output = answer(load(job.base_model_dir, job.artifacts_dir, BITS.get(name, 0)), prompt)
     start = 1 if family == "t5" else len(prompt)
-    if name not in ("qlora", "qlora8"):  # those are loaded on a base that is not quantised
-        assert encoder.decode(output[start:]) == sampled.samples[0].output
+    assert encoder.decode(output[start:]) == sampled.samples[0].output
     if name != "full":
-        after = dict(model.unload().state_dict())
+        after = dict(load(job.base_model_dir, job.artifacts_dir).unload().state_dict())
         assert all(torch.equal(after[key], value) for key, value in base.items())
 
 
@@ -96,18 +98,25 @@ def _prompt(job: Job, text: str) -> list[int]:
     return next(ids for ids in prompts if encoder.decode(ids) == text)
 
 
-def test_a_result_answers_alike_in_a_process_of_its_own(
+def test_results_answer_alike_in_a_process_of_its_own(
     job_for: Callable[..., Job], run_here: RunHere, tmp_path: Path
 ) -> None:
+    brief = {"max_steps": 2, "warmup_steps": 0, "validation_fraction": 0.0}
     prompt = [0, 3, 40, 41, 42, 1, 4]
-    for name in ("full", "lora", "prefix", "adapter"):
-        job = job_for("llama", name, work_dir=tmp_path / name)
+    here: list[tuple[list[int], Any]] = []
+    questions: list[Any] = []
+    for family, name in ((family, name) for family in FAMILIES for name in KINDS):
+        job = job_for(family, name, brief, work_dir=tmp_path / f"{family} {name}")
         run_here(job)
-        here = answer(load(job.base_model_dir, job.artifacts_dir), prompt)
-        command = [sys.executable, "-W", "ignore", "-m", "tests.unit.engine.reload"]
-        command += [str(job.base_model_dir), str(job.artifacts_dir), json.dumps(prompt)]
-        there = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-        assert json.loads(there.stdout.splitlines()[-1]) == [here]
+        bits = BITS.get(name, 0)
+        model = load(job.base_model_dir, job.artifacts_dir, bits)
+        here.append((answer(model, prompt), pytest.approx(first_logits(model, prompt), abs=1e-4)))
+        questions.append([str(job.base_model_dir), str(job.artifacts_dir), bits, prompt])
+    path = tmp_path / "questions.json"
+    path.write_text(json.dumps(questions))
+    command = [sys.executable, "-W", "ignore", "-m", "tests.unit.engine.reload", str(path)]
+    there = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert [tuple(each) for each in json.loads(there.stdout.splitlines()[-1])] == here
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -137,6 +146,26 @@ def test_an_evaluation_in_mid_run_changes_no_gradient(
     quiet = job_for("llama", name, work_dir=tmp_path / "quiet")
     busy = job_for("llama", name, {"evaluate_every": 3}, work_dir=tmp_path / "busy")
     assert losses(run_here(quiet)) == losses(run_here(busy))
+
+
+@pytest.mark.parametrize("name", ["qlora", "qlora8"])
+def test_layers_that_do_not_divide_into_blocks_are_quantised_too(
+    name: str, job_for: Callable[..., Job], run_here: RunHere, base_model: Path, tmp_path: Path
+) -> None:
+    """bitsandbytes scales 64 weights together: some here have 10 to 20 of two rows, and the last
+    block of a layer is short."""
+    config = llama().config
+    config.update({"hidden_size": 40, "head_dim": 10, "intermediate_size": 50})
+    base = tmp_path / "base"
+    shutil.copytree(base_model, base)
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(base)
+    runs = [
+        losses(run_here(job_for("llama", each, base_model_dir=base, work_dir=tmp_path / each)))
+        for each in ("lora", name)
+    ]
+    assert runs[1] == pytest.approx(runs[0], rel=0.1)
+    assert runs[1][-1] < 0.9 * runs[1][0]
 
 
 @pytest.mark.parametrize("name", ["full", "lora", "prefix", "adapter"])

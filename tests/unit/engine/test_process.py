@@ -135,6 +135,18 @@ def test_an_engine_that_nobody_reads_ends(make_job: MakeJob, start_engine: Start
             ExitCode.OUT_OF_MEMORY,
         ),
         (RuntimeError("CUDA out of memory. Tried …"), "out_of_memory", ExitCode.OUT_OF_MEMORY),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(…)`"),
+            "out_of_memory",
+            ExitCode.OUT_OF_MEMORY,
+        ),
+        (
+            RuntimeError("could not create a memory object"),
+            "out_of_memory",
+            ExitCode.OUT_OF_MEMORY,
+        ),
+        (RuntimeError("std::bad_alloc"), "out_of_memory", ExitCode.OUT_OF_MEMORY),
+        (RuntimeError("could not create a primitive"), "error", ExitCode.ERROR),
         (RuntimeError("shape mismatch"), "error", ExitCode.ERROR),
     ],
 )

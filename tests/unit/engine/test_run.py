@@ -43,7 +43,7 @@ def adapter(job: Job) -> bytes:
 def test_events_come_in_order_and_count_right(make_job: MakeJob, run_here: RunHere) -> None:
     events = run_here(make_job({"max_steps": 6}))
     assert " ".join(event.type for event in events) == (
-        "started step step step checkpoint step step eval step eval checkpoint finished"
+        "started step step step checkpoint step step eval checkpoint step eval checkpoint finished"
     )
     started, steps = events[0], [event for event in events if isinstance(event, StepDone)]
     assert isinstance(started, Started)
@@ -166,27 +166,41 @@ def checkpoint_bytes(job: Job, step: int) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.glob("*")}
 
 
-@pytest.mark.parametrize("stop_at", [0, 1, 7, 11])
-def test_stopping_after_any_step_loses_nothing(
-    stop_at: int, make_job: MakeJob, run_here: RunHere, tmp_path: Path
-) -> None:
-    class StopAt:
-        """Asks to stop as soon as it hears of the step."""
+@pytest.fixture
+def stopped_at(run_here: RunHere) -> Callable[[Job, int], list[CheckpointSaved]]:
+    """Runs a job that is asked to stop as soon as it tells of the step, or that it has started (0);
+    returns the checkpoints."""
 
-        def __init__(self) -> None:
+    class StopAt:
+        def __init__(self, step: int) -> None:
+            self.step = step
             self.request = StopRequest()
-            self.events: list[Event] = []
+            self.saved: list[CheckpointSaved] = []
 
         def emit(self, event: Event) -> None:
-            self.events.append(event)
+            if isinstance(event, CheckpointSaved):
+                self.saved.append(event)
             step = 0 if isinstance(event, Started) else getattr(event, "step", -1)
-            self.request.requested |= step == stop_at
+            self.request.requested |= step == self.step
 
+    def run(job: Job, step: int) -> list[CheckpointSaved]:
+        sink = StopAt(step)
+        assert run_job(job, sink, sink.request, time.monotonic, Team()) is Ending.STOPPED
+        return sink.saved
+
+    return run
+
+
+@pytest.mark.parametrize("stop_at", [0, 1, 7, 11])
+def test_stopping_after_any_step_loses_nothing(
+    stop_at: int,
+    stopped_at: Callable[[Job, int], list[CheckpointSaved]],
+    make_job: MakeJob,
+    run_here: RunHere,
+    tmp_path: Path,
+) -> None:
     stopped = make_job(work_dir=tmp_path / "stopped")
-    sink = StopAt()
-    assert run_job(stopped, sink, sink.request, time.monotonic, Team()) is Ending.STOPPED
-    saved = sink.events[-1]
-    assert isinstance(saved, CheckpointSaved)
+    saved = stopped_at(stopped, stop_at)[-1]
     assert saved.step == stop_at
     assert not stopped.artifacts_dir.exists()
 
@@ -195,6 +209,14 @@ def test_stopping_after_any_step_loses_nothing(
     run_here(resumed)
     run_here(whole)
     assert adapter(resumed) == adapter(whole)
+
+
+def test_a_run_that_stops_saves_no_step_a_second_time(
+    stopped_at: Callable[[Job, int], list[CheckpointSaved]], make_job: MakeJob
+) -> None:
+    (saved,) = stopped_at(make_job(), 3)
+    assert saved.step == 3
+    assert stopped_at(make_job(resume_from=Path(saved.path)), 0) == []
 
 
 def test_only_the_named_layers_are_tuned(make_job: MakeJob, run_here: RunHere) -> None:
@@ -237,6 +259,40 @@ def test_a_base_model_with_a_hole_is_refused(
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(InvalidJob, match="cannot be loaded"):
         run_here(make_job(base_model_dir=directory))
+
+
+def test_a_base_model_whose_weights_are_not_of_its_config_is_refused(
+    make_job: MakeJob, run_here: RunHere, base_model: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "base"
+    shutil.copytree(base_model, directory)
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"intermediate_size": 48}))
+    with pytest.raises(InvalidJob, match="base_model_dir: cannot be loaded"):
+        run_here(make_job(base_model_dir=directory))
+
+
+def test_a_base_model_that_needs_an_absent_package_is_refused(
+    make_job: MakeJob, run_here: RunHere, base_model: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "base"
+    shutil.copytree(base_model, directory)
+    config = json.loads((directory / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "aqlm"}
+    (directory / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InvalidJob, match=r"base_model_dir: cannot be loaded: .*aqlm"):
+        run_here(make_job(base_model_dir=directory))
+
+
+def test_memory_that_runs_out_while_a_base_model_is_loaded_is_not_its_fault(
+    make_job: MakeJob, run_here: RunHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried …")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", fail)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        run_here(make_job())
 
 
 def poisoned(base_model: Path, directory: Path) -> Path:

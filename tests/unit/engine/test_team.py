@@ -1,20 +1,28 @@
 """Several processes train one job together."""
 
+import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import safetensors.torch
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.trainer.engine.errors import HelperLost, OutOfMemory
 from services.trainer.engine.events import Event
 from services.trainer.engine.job import Job
 from services.trainer.engine.methods import Lora
 from services.trainer.engine.plan import parts
 from services.trainer.engine.process import ExitCode
+from services.trainer.engine.team import Team, assembled
 
 MakeJob = Callable[..., Job]
 RunHere = Callable[[Job], list[Event]]
@@ -46,13 +54,96 @@ def test_two_processes_learn_what_one_does_and_go_on_bit_for_bit_after_a_kill(
     killed = make_job(method=DRY, work_dir=tmp_path / "killed", processes=2)
     engine = start_engine(killed)
     saved = engine.read_until("checkpoint", 6)
-    engine.process.kill()
-    engine.finish()
+    (helper,) = psutil.Process(engine.process.pid).children()
+    helper.kill()
+    assert engine.finish() == ExitCode.ERROR
+    assert "process 1 of the run was ended by SIGKILL" in engine.events[-1]["message"]
     resumed = make_job(
         method=DRY, work_dir=tmp_path / "killed", processes=2, resume_from=Path(saved["path"])
     )
     assert start_engine(resumed).finish() == ExitCode.OK
     assert adapter(resumed).read_bytes() == adapter(whole).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("ending", "error", "said"),
+    [
+        ("kill -9 $$", HelperLost, "process 1 of the run was ended by SIGKILL"),
+        ("exit 3", HelperLost, "process 1 of the run left with status 3"),
+        (f"exit {ExitCode.OUT_OF_MEMORY}", OutOfMemory, "process 1 of the run has no memory left"),
+    ],
+)
+def test_processes_do_not_wait_for_one_that_has_ended(
+    ending: str,
+    error: type[Exception],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\n{ending}\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
+    with pytest.raises(error, match=said), assembled(2, tmp_path / "job.json", tmp_path):
+        pytest.fail("the processes cannot have met")
+
+
+@pytest.fixture
+def in_two_processes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[Callable[[Team], torch.Tensor | None]], list[torch.Tensor | None]]:
+    """Calls a function as each of two processes would; here they are threads that talk by gloo."""
+    store = dist.HashStore()
+    thread = threading.local()
+
+    def all_reduce(values: torch.Tensor) -> None:
+        thread.group.allreduce([values]).wait()
+
+    def both(
+        function: Callable[[Team], torch.Tensor | None],
+    ) -> list[torch.Tensor | None]:
+        def call(rank: int) -> torch.Tensor | None:
+            thread.group = dist.ProcessGroupGloo(store, rank, 2, timedelta(seconds=10))
+            return function(Team(rank, 2))
+
+        with ThreadPoolExecutor(2) as threads:
+            return list(threads.map(call, range(2)))
+
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
+    return both
+
+
+@pytest.mark.parametrize(
+    ("gradients", "total"),
+    [((1.0, 2.0), 3.0), ((1.0, None), 1.0), ((None, 2.0), 2.0), ((0.0, None), 0.0)],
+)
+def test_a_gradient_that_one_process_lacks_counts_as_nothing(
+    gradients: tuple[float | None, ...], total: float, in_two_processes: Callable[..., list[Any]]
+) -> None:
+    def summed(team: Team) -> torch.Tensor | None:
+        parameter, other = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+        mine = gradients[team.rank]
+        parameter.grad = None if mine is None else torch.full((3,), mine)
+        other.grad = torch.full((3,), 5.0)
+        team.sum_gradients([parameter, other])
+        assert other.grad.tolist() == [10.0] * 3
+        return parameter.grad
+
+    assert [gradient.tolist() for gradient in in_two_processes(summed)] == [[total] * 3] * 2
+
+
+def test_a_parameter_that_no_process_has_a_gradient_of_has_none(
+    in_two_processes: Callable[..., list[Any]],
+) -> None:
+    """A zero would let its weights decay."""
+
+    def summed(team: Team) -> torch.Tensor | None:
+        idle, used = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+        used.grad = torch.ones(3)
+        team.sum_gradients([idle, used])
+        return idle.grad
+
+    assert in_two_processes(summed) == [None, None]
 
 
 @given(
