@@ -1,6 +1,6 @@
 """Tuning jobs: create, list, cancel, watch, wait."""
 
-import time
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from typing import assert_never
@@ -34,7 +34,7 @@ from anneal.trainer.v1.tuning_job_service_pb2 import (
     WatchTuningJobRequest,
 )
 from anneal.trainer.v1.tuning_job_service_pb2_grpc import TuningJobServiceStub
-from anneal.waiting import Patience
+from anneal.waiting import Deadline, Patience
 
 FINAL_STATES = frozenset(
     {TuningJob.STATE_SUCCEEDED, TuningJob.STATE_FAILED, TuningJob.STATE_CANCELLED}
@@ -107,7 +107,11 @@ class Jobs:
         backend: Backend.ValueType = BACKEND_UNSPECIFIED,
         labels: Mapping[str, str] | None = None,
     ) -> TuningJob:
-        """Returns the job that `create` asks for, without asking."""
+        """Returns the job that `create` asks for, without asking.
+
+        Without a `method` it has none: `estimate` and `recommend` then look at each of them, and
+        `submit` and a sweep take LoRA.
+        """
         job = TuningJob(
             dataset_version=self._names.dataset_version(dataset),
             base_model=self._names.base_model(base_model),
@@ -119,15 +123,16 @@ class Jobs:
             backend=backend,
             labels=labels or {},
         )
-        job.MergeFrom(_with_method(method or LoraMethod()))
+        if method is not None:
+            job.MergeFrom(_with_method(method))
         return job
 
     def submit(self, job: TuningJob, *, job_id: str = "", validate_only: bool = False) -> TuningJob:
-        """Puts a job into the queue that is described already."""
+        """Puts a job into the queue that is described already; without a method it is LoRA."""
         request = CreateTuningJobRequest(
             parent=self._names.parent,
             tuning_job_id=job_id,
-            tuning_job=job,
+            tuning_job=or_lora(job),
             request_id=new_request_id(),
             validate_only=validate_only,
         )
@@ -217,13 +222,13 @@ class Jobs:
         `timeout_s`.
         """
         name = self._names.tuning_job(job)
-        end = None if timeout_s is None else time.monotonic() + timeout_s
+        deadline = Deadline(timeout_s, "the job")
         last = after_sequence
         patience = Patience(patience_s)
         while True:
             before = last
             try:
-                for event in self._events(name, last, _left_s(end)):
+                for event in self._events(name, last, deadline.left_s()):
                     last = event.sequence
                     patience.restart()
                     yield event
@@ -231,11 +236,14 @@ class Jobs:
                 if last == before and self.get(name).state in FINAL_STATES:
                     return
                 failure = _stopped(name)
+            except DeadlineExceeded:
+                deadline.left_s()  # if that is over, it is what the caller hears of
+                raise
             except AnnealError as error:
                 if not _is_passing(error):
                     raise
                 failure = error
-            if not patience.pause():
+            if not patience.pause(deadline.left_s()):
                 raise failure
 
     def wait(
@@ -251,10 +259,11 @@ class Jobs:
                 on_event(event)
         return self.get(job)
 
-    def _events(self, name: str, last: int, timeout_s: float | None) -> Iterator[TuningJobEvent]:
+    def _events(self, name: str, last: int, timeout_s: float) -> Iterator[TuningJobEvent]:
         """Yields the events after `last`. Raises DataLoss where one is missing."""
         request = WatchTuningJobRequest(name=name, after_sequence=last)
-        answers = self._connection.follow(self._rpc.WatchTuningJob, request, timeout_s)
+        limit_s = None if math.isinf(timeout_s) else timeout_s
+        answers = self._connection.follow(self._rpc.WatchTuningJob, request, limit_s)
         with closing(answers):
             for event in (answer.event for answer in answers):
                 if event.sequence > last + 1:
@@ -262,6 +271,15 @@ class Jobs:
                 if event.sequence == last + 1:
                     last = event.sequence
                     yield event
+
+
+def or_lora(job: TuningJob) -> TuningJob:
+    """Returns the job, or one of LoRA if it has no method."""
+    if job.WhichOneof("method") is not None:
+        return job
+    whole = _with_method(LoraMethod())
+    whole.MergeFrom(job)
+    return whole
 
 
 def _with_method(method: Method) -> TuningJob:
@@ -285,16 +303,6 @@ def _is_passing(error: AnnealError) -> bool:
     """Whether the connection broke or the service went away, rather than refused."""
     is_broken = error.code in _LOST and error.reason in _MADE_BY_GRPC
     return error.code == "UNAVAILABLE" or error.reason == _EVENTS_MISSING or is_broken
-
-
-def _left_s(end: float | None) -> float | None:
-    if end is None:
-        return None
-    left_s = end - time.monotonic()
-    if left_s <= 0:
-        message = "the job has not ended in the time given; it goes on"
-        raise DeadlineExceeded(Refusal("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", message))
-    return left_s
 
 
 def _missing(name: str, sequence: int) -> DataLoss:

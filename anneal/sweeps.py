@@ -4,7 +4,8 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from anneal.connection import Connection, items_of_pages, new_request_id
-from anneal.errors import AnnealError, DeadlineExceeded, Refusal, Unavailable
+from anneal.errors import DeadlineExceeded, Unavailable
+from anneal.jobs import or_lora
 from anneal.names import Names
 from anneal.trainer.v1.tuning_job_pb2 import TuningJob
 from anneal.trainer.v1.tuning_sweep_pb2 import Trial, TuningSweep
@@ -15,7 +16,8 @@ from anneal.trainer.v1.tuning_sweep_service_pb2 import (
     SweepTuningJobRequest,
 )
 from anneal.trainer.v1.tuning_sweep_service_pb2_grpc import TuningSweepServiceStub
-from anneal.waiting import Patience
+from anneal.transport import DEFAULT_DEADLINE_S
+from anneal.waiting import Deadline, Patience
 
 FINAL_SWEEP_STATES = frozenset(
     {TuningSweep.STATE_SUCCEEDED, TuningSweep.STATE_FAILED, TuningSweep.STATE_CANCELLED}
@@ -45,11 +47,11 @@ class Sweeps:
     ) -> TuningSweep:
         """Looks for the learning rate and the rank of `job`, which `client.jobs.describe` makes.
 
-        What is left out takes the service's default. With `validate_only` everything is checked
-        and nothing made.
+        What is left out takes the service's default, the method of the job LoRA. With
+        `validate_only` everything is checked and nothing made.
         """
         sweep = TuningSweep(
-            tuning_job=job,
+            tuning_job=or_lora(job),
             learning_rates=learning_rates,
             ranks=ranks,
             reduction=reduction,
@@ -65,8 +67,7 @@ class Sweeps:
         return self._connection.ask(self._rpc.SweepTuningJob, request)
 
     def get(self, sweep: str) -> TuningSweep:
-        request = GetTuningSweepRequest(name=self._names.tuning_sweep(sweep))
-        return self._connection.ask(self._rpc.GetTuningSweep, request)
+        return self._get(sweep, DEFAULT_DEADLINE_S)
 
     def list(self) -> Iterator[TuningSweep]:
         """Yields the project's sweeps, newest first."""
@@ -93,35 +94,41 @@ class Sweeps:
         It is asked for every `poll_s`, so changes in between are seen together. Raises
         DeadlineExceeded after `timeout_s`; Unavailable when the service was away for too long.
         """
-        end = None if timeout_s is None else time.monotonic() + timeout_s
+        deadline = Deadline(timeout_s, "the sweep")
         shown = None
         while True:
-            found = Patience(AWAY_PATIENCE_S).call(lambda: self.get(sweep), _is_away)
+            found = self._look(sweep, deadline)
             if found != shown:
                 shown = found
                 yield found
             if found.state in FINAL_SWEEP_STATES:
                 return
-            if end is not None and time.monotonic() >= end:
-                raise _goes_on()
-            time.sleep(poll_s)
+            time.sleep(min(poll_s, deadline.left_s()))
 
     def wait(self, sweep: str, *, timeout_s: float | None = None) -> TuningSweep:
         """Returns the sweep when it has ended, however it ended: look at its `state`."""
         *_, ended = self.watch(sweep, timeout_s=timeout_s)
         return ended
 
+    def _get(self, sweep: str, timeout_s: float) -> TuningSweep:
+        request = GetTuningSweepRequest(name=self._names.tuning_sweep(sweep))
+        return self._connection.ask(self._rpc.GetTuningSweep, request, timeout_s)
+
+    def _look(self, sweep: str, deadline: Deadline) -> TuningSweep:
+        """Asks again for as long as the service is away and patience lasts."""
+        patience = Patience(AWAY_PATIENCE_S)
+        while True:
+            try:
+                return self._get(sweep, min(DEFAULT_DEADLINE_S, deadline.left_s()))
+            except DeadlineExceeded:
+                deadline.left_s()  # if that is over, it is what the caller hears of
+                raise
+            except Unavailable:
+                if not patience.pause(deadline.left_s()):
+                    raise
+
 
 def winning_trial(sweep: TuningSweep) -> Trial | None:
     """Returns the trial that won; None if none has."""
     won = (one for one in sweep.trials if sweep.winner and one.tuning_job == sweep.winner)
     return next(won, None)
-
-
-def _is_away(error: AnnealError) -> bool:
-    return isinstance(error, Unavailable)
-
-
-def _goes_on() -> DeadlineExceeded:
-    message = "the sweep has not ended in the time given; it goes on"
-    return DeadlineExceeded(Refusal("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", message))

@@ -11,6 +11,7 @@ from anneal.trainer.v1.estimate_pb2 import Device
 
 _GIB = 2**30
 _TERA = 1e12
+_MOST_GIB = 2**30
 
 
 class Kind(StrEnum):
@@ -31,7 +32,9 @@ PricePerHour = Annotated[float, typer.Option(help="Of the device, in any currenc
 MemoryGib = Annotated[
     float, _of_device(help="Its memory; 0: the largest device that a node has told of.")
 ]
-KindOption = Annotated[Kind, _of_device("--device", help="With --memory-gib: what it is.")]
+KindOption = Annotated[
+    Kind | None, _of_device("--device", help="With --memory-gib: what it is (cuda).")
+]
 Bfloat16Tflops = Annotated[
     float, _of_device(help="With --memory-gib: its speed; 0: no time is told.")
 ]
@@ -41,17 +44,32 @@ Float32Tflops = Annotated[
 
 
 def given_device(
-    memory_gib: float, kind: Kind, bfloat16_tflops: float, float32_tflops: float
+    memory_gib: float, kind: Kind | None, bfloat16_tflops: float, float32_tflops: float
 ) -> Device | None:
-    """None where no memory is said."""
+    """None where nothing is said of it. Raises BadParameter."""
+    if not 0 <= memory_gib <= _MOST_GIB:  # nor if it is no number
+        text = f"{memory_gib} is not from 0 to {_MOST_GIB}"
+        raise typer.BadParameter(text, param_hint="--memory-gib")
     if not memory_gib:
+        _require_nothing_said(kind, bfloat16_tflops, float32_tflops)
         return None
     return Device(
-        kind=Device.Kind.Value(f"KIND_{kind.upper()}"),
+        kind=Device.Kind.Value(f"KIND_{(kind or Kind.CUDA).upper()}"),
         memory_bytes=round(memory_gib * _GIB),
         bfloat16_flops=bfloat16_tflops * _TERA,
         float32_flops=float32_tflops * _TERA,
     )
+
+
+def _require_nothing_said(kind: Kind | None, bfloat16_tflops: float, float32_tflops: float) -> None:
+    said = {
+        "--device": kind,
+        "--bfloat16-tflops": bfloat16_tflops,
+        "--float32-tflops": float32_tflops,
+    }
+    options = [option for option, value in said.items() if value]
+    if options:
+        raise typer.BadParameter("tells of a device; say its --memory-gib too", param_hint=options)
 
 
 def text(device: Device) -> str:

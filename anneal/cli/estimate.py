@@ -17,9 +17,7 @@ from anneal.cli.printing import (
     size,
 )
 from anneal.cli.settings import client_for
-from anneal.client import Client
 from anneal.trainer.v1.estimate_pb2 import TuningEstimate
-from anneal.trainer.v1.tuning_job_pb2 import LoraMethod, TuningJob
 from anneal.trainer.v1.tuning_job_service_pb2 import EstimateTuningJobResponse
 
 
@@ -30,7 +28,7 @@ def estimate(
     mean_example_tokens: device_options.MeanExampleTokens = 0.0,
     price_per_hour: device_options.PricePerHour = 0.0,
     memory_gib: device_options.MemoryGib = 0.0,
-    device: device_options.KindOption = device_options.Kind.CUDA,
+    device: device_options.KindOption = None,
     bfloat16_tflops: device_options.Bfloat16Tflops = 0.0,
     float32_tflops: device_options.Float32Tflops = 0.0,
     output: OutputOption = Format.TEXT,
@@ -41,7 +39,7 @@ def estimate(
     """
     with client_for(ctx) as client:
         found = client.jobs.estimate(
-            job_without_default_method(ctx, client, asked),
+            asked.described(client),
             device=device_options.given_device(memory_gib, device, bfloat16_tflops, float32_tflops),
             mean_example_tokens=mean_example_tokens,
             price_per_hour=price_per_hour,
@@ -50,16 +48,6 @@ def estimate(
         print_json(as_json(found))
     else:
         _print(found)
-
-
-def job_without_default_method(ctx: typer.Context, client: Client, asked: JobOptions) -> TuningJob:
-    """Without a method if none was asked for."""
-    job = asked.described(client)
-    source = ctx.get_parameter_source("method")
-    is_default = source is not None and source.name == "DEFAULT"
-    if is_default and asked.method == LoraMethod():
-        job.ClearField("lora")
-    return job
 
 
 def _print(found: EstimateTuningJobResponse) -> None:

@@ -20,7 +20,7 @@ class JobOptions:
 
     dataset: str
     base: str
-    method: Method
+    method: Method | None
     training: TrainingParameters
     model: str
     start_from: str
@@ -79,7 +79,7 @@ def job_options(
         tuning.Backend, typer.Option(help="What trains it; unsloth and axolotl on nodes with them.")
     ] = tuning.Backend.BUILTIN,
     label: Annotated[list[str] | None, typer.Option(help="`key=value`; repeatable.")] = None,
-    method: tuning.MethodOption = tuning.Method.LORA,
+    method: tuning.MethodOption = None,
     rank: tuning.Rank = None,
     alpha: tuning.Alpha = None,
     dropout: tuning.Dropout = None,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from anneal.cli import device_options
-from anneal.cli.estimate import job_without_default_method, time_text
+from anneal.cli.estimate import time_text
 from anneal.cli.job_options import JobOptions, takes_a_job
 from anneal.cli.printing import (
     Format,
@@ -45,7 +45,7 @@ def recommend(
     mean_example_tokens: device_options.MeanExampleTokens = 0.0,
     price_per_hour: device_options.PricePerHour = 0.0,
     memory_gib: device_options.MemoryGib = 0.0,
-    device: device_options.KindOption = device_options.Kind.CUDA,
+    device: device_options.KindOption = None,
     bfloat16_tflops: device_options.Bfloat16Tflops = 0.0,
     float32_tflops: device_options.Float32Tflops = 0.0,
     output: OutputOption = Format.TEXT,
@@ -56,7 +56,7 @@ def recommend(
     """
     with client_for(ctx) as client:
         found = client.jobs.recommend(
-            job_without_default_method(ctx, client, asked),
+            asked.described(client),
             target=RecommendMethodRequest.Target.Value(f"TARGET_{target.upper()}"),
             device=device_options.given_device(memory_gib, device, bfloat16_tflops, float32_tflops),
             mean_example_tokens=mean_example_tokens,

@@ -103,7 +103,7 @@ _of_method = partial(typer.Option, rich_help_panel="Method")
 _of_training = partial(typer.Option, rich_help_panel="Training")
 _of_progress = partial(typer.Option, rich_help_panel="Evaluation and checkpoints")
 
-MethodOption = Annotated[Method, _of_method(help="What of the model is trained.")]
+MethodOption = Annotated[Method | None, _of_method(help="What of the model is trained (lora).")]
 Rank = Annotated[int | None, _of_method(help="lora, qlora: the rank (8).")]
 Alpha = Annotated[float | None, _of_method(help="lora, qlora: the scale (16).")]
 Dropout = Annotated[float | None, _of_method(help="lora, qlora (0.1); adapter (0).")]
@@ -182,9 +182,13 @@ KeepCheckpointEvery = Annotated[
 ]
 
 
-def method_message(method: Method, given: Mapping[str, object]) -> MethodMessage:
+def method_message(method: Method | None, given: Mapping[str, object]) -> MethodMessage | None:
     """Returns the method's message. `given` has the options of all methods by field, None where
-    there is none. Raises BadParameter naming those of other methods."""
+    there is none. Options without a method are of lora; None where nothing is said at all. Raises
+    BadParameter naming those of other methods."""
+    if method is None and all(value is None for value in given.values()):
+        return None
+    method = method or Method.LORA
     kind = MESSAGES[method]
     own = [field.name for field in kind.DESCRIPTOR.fields]
     foreign = [name for name, value in given.items() if value is not None and name not in own]

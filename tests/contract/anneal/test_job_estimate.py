@@ -77,6 +77,26 @@ def test_a_device_can_be_given(world: World) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--device cpu --float32-tflops 1", "'--device' / '--float32-tflops': tells of a device"),
+        ("--bfloat16-tflops 1", "'--bfloat16-tflops': tells of a device"),
+        ("--memory-gib nan", "--memory-gib: nan is not from 0 to 1073741824"),
+        ("--memory-gib inf", "--memory-gib: inf is not from 0 to"),
+        ("--memory-gib 1e12", "--memory-gib: 1000000000000.0 is not from 0 to"),
+        ("--memory-gib -1", "--memory-gib: -1.0 is not from 0 to"),
+    ],
+)
+@pytest.mark.parametrize("command", ["estimate", "recommend"])
+def test_a_device_that_is_half_or_wrongly_said_is_refused(
+    world: World, capsys: Captured, command: str, options: str, words: str
+) -> None:
+    assert run(["job", command, "--dataset", "d", "--base", "b", *options.split()]) == 2
+    assert words in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert not world.calls
+
+
 def test_a_table_tells_by_method_what_it_would_take(
     world: World, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,4 +141,6 @@ def test_the_client_estimates_a_described_job(world: World, client: Client) -> N
     assert client.jobs.estimate(job, mean_example_tokens=80) == ESTIMATED
     (request,) = world.requests("EstimateTuningJob")
     assert request.tuning_job.prefix.prefix_length == 7
+    client.jobs.estimate(client.jobs.describe("support", "tiny-base"))
+    assert world.requests("EstimateTuningJob")[-1].tuning_job.WhichOneof("method") is None
     assert request.mean_example_tokens == 80

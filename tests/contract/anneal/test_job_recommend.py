@@ -94,12 +94,12 @@ def test_json_is_the_whole_answer(world: World, capsys: Captured) -> None:
 def test_the_client_asks_for_a_described_job(world: World, client: Client) -> None:
     world.recommended = RECOMMENDED
     job = client.jobs.describe("support", "tiny-base")
-    job.ClearField("lora")
     vllm = RecommendMethodRequest.TARGET_VLLM
 
     assert client.jobs.recommend(job, target=vllm, mean_example_tokens=80) == RECOMMENDED
     (request,) = world.requests("RecommendMethod")
     assert (request.target, request.mean_example_tokens) == (vllm, 80)
+    assert request.tuning_job.WhichOneof("method") is None
 
 
 @pytest.mark.parametrize(

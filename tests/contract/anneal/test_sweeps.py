@@ -2,17 +2,20 @@
 
 import io
 import json
+import time
 
 import grpc
 import pytest
 from rich.console import Console
 
+from anneal.addresses import Addresses
 from anneal.cli.root import run
 from anneal.cli.sweep_watching import LiveTable
 from anneal.client import Client
 from anneal.errors import DeadlineExceeded
 from anneal.trainer.v1.tuning_job_pb2 import LoraMethod, TrainingParameters, TuningJob
 from anneal.trainer.v1.tuning_sweep_pb2 import Trial, TuningSweep
+from services.common.testing.free_port import free_port
 from tests.contract.anneal.scripted import VERSION_ID, World, status
 
 Captured = pytest.CaptureFixture[str]
@@ -94,6 +97,28 @@ def test_a_watch_ends_when_its_time_is_over(client: Client, world: World) -> Non
         client.sweeps.wait("sweep-1", timeout_s=0)
 
 
+@pytest.mark.parametrize("poll_s", [0.01, 60])
+def test_a_watch_ends_in_time_whatever_it_waits_for(
+    client: Client, world: World, poll_s: float
+) -> None:
+    world.sweeps = story()[:1]
+    started = time.monotonic()
+    with pytest.raises(DeadlineExceeded, match="it goes on"):
+        list(client.sweeps.watch("sweep-1", timeout_s=0.2, poll_s=poll_s))
+    assert 0.15 < time.monotonic() - started < 1
+
+
+def test_a_service_that_stays_away_does_not_prolong_a_watch() -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    started = time.monotonic()
+    with Client(Addresses(*[nobody] * 5), environment={}) as client:
+        with pytest.raises(DeadlineExceeded, match="it goes on"):
+            client.sweeps.wait("sweep-1", timeout_s=0.5)
+        with pytest.raises(DeadlineExceeded, match="it goes on"):
+            client.jobs.wait("job-1", timeout_s=0.5)
+    assert time.monotonic() - started < 3
+
+
 def test_a_sweep_asks_for_the_job_and_where_to_look(client: Client, world: World) -> None:
     job = client.jobs.describe("support", "tiny-base", training=TrainingParameters(max_steps=90))
 
@@ -103,6 +128,8 @@ def test_a_sweep_asks_for_the_job_and_where_to_look(client: Client, world: World
     assert request.parent == "projects/default"
     assert request.request_id
     asked = request.tuning_sweep
+    assert asked.tuning_job.WhichOneof("method") == "lora"
+    asked.tuning_job.ClearField("lora")
     assert asked.tuning_job == job
     assert (list(asked.learning_rates), list(asked.ranks)) == ([0.1], [4, 8])
     assert (asked.reduction, asked.first_rung_steps) == (2, 5)

@@ -1,6 +1,8 @@
 """How events, sizes and keys are shown and read."""
 
 import io
+import math
+import time
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
@@ -10,6 +12,7 @@ from rich.console import Console
 from anneal.cli.keyboard import key_of
 from anneal.cli.printing import duration, size
 from anneal.cli.watching import LiveBar, PlainLines, lines_of
+from anneal.errors import DeadlineExceeded
 from anneal.trainer.v1.tuning_job_pb2 import (
     Checkpoint,
     Evaluation,
@@ -23,7 +26,7 @@ from anneal.trainer.v1.tuning_job_pb2 import (
     TuningJob,
     TuningJobEvent,
 )
-from anneal.waiting import Patience
+from anneal.waiting import Deadline, Patience
 
 
 def step(number: int, at_s: float) -> TuningJobEvent:
@@ -170,3 +173,19 @@ def test_patience_waits_longer_each_time_and_ends() -> None:
     patience.restart()
     assert patience.pause()
     assert pauses[-1] == 0.05
+
+
+def test_a_pause_is_no_longer_than_what_is_left() -> None:
+    pauses: list[float] = []
+    patience = Patience(5.0, lambda: 0.0, pauses.append)
+
+    assert patience.pause(at_most_s=0.01)
+    assert patience.pause()
+    assert pauses == [0.01, 0.1]
+
+
+def test_a_deadline_tells_what_is_left_and_then_that_it_is_over() -> None:
+    assert Deadline(None, "the job").left_s() == math.inf
+    assert 0 < Deadline(60.0, "the job").left_s() <= 60
+    with pytest.raises(DeadlineExceeded, match="the sweep has not ended in the time given"):
+        Deadline(1.0, "the sweep", started=time.monotonic() - 1).left_s()
