@@ -1,17 +1,22 @@
 """Bytes under the name of their sha256, on a local disk, S3, GCS or Azure, or in memory.
 
-    sha256/ab/abcd…      whole and verified while it was written; never changed
-    staging/<random>     being written; a failed or cut upload takes it away again
+    sha256/ab/abcd…               whole and verified while it was written; never changed
+    owned/<owner>/sha256/ab/…     the same, of one owner, and gone when the owner's are removed
+    staging/<random>              being written; a failed or cut upload takes it away again
 
 The key follows from the content, so no caller ever supplies a location, equal content is stored
-once, and a reader can prove what it got.
+once, and a reader can prove what it got. Who refers to a blob is not known here, so one that all
+share stays for ever. What is to go one day is stored apart, under its owner, even if the same bytes
+are there already: nobody else can refer to it.
 """
 
 import asyncio
+import copy
 import hashlib
 import os
 import re
 import secrets
+import shutil
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -32,6 +37,7 @@ if TYPE_CHECKING:
 PIECE_BYTES = 512 * 1024
 _MULTIPART_BYTES = 8 * 1024 * 1024
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
+_OWNER = re.compile(r"[a-z0-9-]+(/[a-z0-9-]+)*")
 _RETRY: "RetryConfig" = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
 _CLIENT: "ClientConfig" = {"connect_timeout": timedelta(seconds=5)}
 
@@ -93,6 +99,16 @@ class Blobs(Protocol):
 
     async def exists(self, digest: str) -> bool: ...
 
+    def owned_by(self, owner: str) -> "Blobs":
+        """The blobs of one owner, apart from all others. An owner is of words of lower-case
+        letters, digits and `-`, with `/` between them. Raises InvalidArgument."""
+        ...
+
+    async def remove_owned(self, owner: str) -> None:
+        """Removes the blobs of `owner` and of all whose names go on from it with `/`. Removing
+        again what is gone, or half gone, is no fault. Raises BlobsUnavailable."""
+        ...
+
     async def ping(self) -> None:
         """Raises BlobsUnavailable unless the store answers."""
         ...
@@ -105,6 +121,7 @@ class ObstoreBlobs:
     def __init__(self, store: "ObjectStore", root: Path | None = None) -> None:
         self._store = store
         self._root = root
+        self._folder = ""
 
     @classmethod
     def open(cls, url: str, *, s3: "S3Config | None" = None) -> Self:
@@ -142,13 +159,13 @@ class ObstoreBlobs:
         if self._root is not None:
             return await self.put(_pieces_of_file(path))
         with _translated():  # a remote put appears whole: no copy, which S3 limits to 5 GB
-            return await self._write(_key(blob.digest), _pieces_of_file(path), blob.digest)
+            return await self._write(self._key(blob.digest), _pieces_of_file(path), blob.digest)
 
     async def read(self, digest: str) -> bytes:
         return b"".join([piece async for piece in self.stream(digest)])
 
     async def stream(self, digest: str, offset: int = 0) -> AsyncGenerator[bytes]:
-        key, sha = _key(digest), hashlib.sha256()
+        key, sha = self._key(digest), hashlib.sha256()
         with _translated(), _missing(digest):
             if not await self._has_bytes_from(key, offset):
                 return
@@ -176,14 +193,28 @@ class ObstoreBlobs:
     async def exists(self, digest: str) -> bool:
         with _translated():
             try:
-                await obstore.head_async(self._store, _key(digest))
+                await obstore.head_async(self._store, self._key(digest))
             except FileNotFoundError:
                 return False
         return True
 
+    def owned_by(self, owner: str) -> Self:
+        theirs = copy.copy(self)
+        theirs._folder = f"{_owned(owner)}/"
+        return theirs
+
+    async def remove_owned(self, owner: str) -> None:
+        folder = _owned(owner)
+        self._require_root()
+        with _translated():
+            if self._root is not None:  # its directories are to go, too
+                await asyncio.to_thread(_remove_directory, self._root / folder)
+                return
+            async for entries in obstore.list(self._store, folder):
+                await obstore.delete_async(self._store, [entry["path"] for entry in entries])
+
     async def ping(self) -> None:
-        if self._root is not None and not self._root.is_dir():
-            raise BlobsUnavailable
+        self._require_root()
         with _translated():
             await obstore.list_with_delimiter_async(self._store, "staging")
 
@@ -203,7 +234,7 @@ class ObstoreBlobs:
         return Blob(sha.hexdigest(), size_bytes)
 
     async def _publish(self, staged: str, digest: str) -> None:
-        key = _key(digest)
+        key = self._key(digest)
         if await self.exists(digest):
             return
         if self._root is not None:
@@ -219,6 +250,16 @@ class ObstoreBlobs:
         if not 0 <= offset <= size_bytes:
             raise InvalidArgument.of("offset", f"must be between 0 and {size_bytes}")
         return offset < size_bytes
+
+    def _require_root(self) -> None:
+        """A directory that is not mounted looks like one without blobs."""
+        if self._root is not None and not self._root.is_dir():
+            raise BlobsUnavailable
+
+    def _key(self, digest: str) -> str:
+        if _SHA256_HEX.fullmatch(digest) is None:
+            raise InvalidArgument.of("digest", f"{digest[:80]!r} is not a sha256 in hex")
+        return f"{self._folder}sha256/{digest[:2]}/{digest}"
 
 
 @contextmanager
@@ -237,10 +278,21 @@ def _missing(digest: str) -> Generator[None]:
         raise BlobMissing(digest) from error
 
 
-def _key(digest: str) -> str:
-    if _SHA256_HEX.fullmatch(digest) is None:
-        raise InvalidArgument.of("digest", f"{digest[:80]!r} is not a sha256 in hex")
-    return f"sha256/{digest[:2]}/{digest}"
+def _owned(owner: str) -> str:
+    if _OWNER.fullmatch(owner) is None:
+        raise InvalidArgument.of("owner", f"{owner[:80]!r} is no name of an owner")
+    return f"owned/{owner}"
+
+
+def _remove_directory(path: Path) -> None:
+    """Raises BlobsUnavailable."""
+    while path.exists():
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:  # somebody else is removing it as well
+            continue
+        except OSError as error:
+            raise BlobsUnavailable from error
 
 
 async def _pieces_of(content: bytes) -> AsyncGenerator[bytes]:

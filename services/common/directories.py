@@ -36,6 +36,10 @@ class Directories:
         self._cache_dir = cache_dir
         self._fetching: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
+    def owned_by(self, owner: str) -> "Directories":
+        """The same cache, with the blobs of one owner: see Blobs."""
+        return Directories(self._blobs.owned_by(owner), self._cache_dir)
+
     async def store(self, directory: Path, meta: Mapping[str, str]) -> StoredDirectory:
         """Stores every file and a manifest of them; the same content gives the same digest."""
         paths = await asyncio.to_thread(_files, directory)

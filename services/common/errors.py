@@ -1,6 +1,5 @@
 """The one table from what happened to what a caller is told (AIP-193)."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn, TypeAlias
 
@@ -13,8 +12,9 @@ from pydantic import ValidationError
 from structlog.typing import FilteringBoundLogger
 
 from services.common import faults
-from services.common.faults import Fault, InvalidArgument, Violation
+from services.common.faults import Fault, InvalidArgument
 from services.common.ids import NewId, random_id
+from services.common.violations import violations_of
 
 DOMAIN = "anneal"
 STATUS_METADATA_KEY = "grpc-status-details-bin"
@@ -44,7 +44,6 @@ STATUS_LIMIT_METADATA_KEY = "x-anneal-status-limit"
 _STATUS_LIMIT_BYTES = 6 * 1024
 _STATUS_LIMIT_MOST_BYTES = 48 * 1024
 _TEXT_LIMIT_CHARACTERS = 1000
-_NOT_UPPER_SNAKE = re.compile(r"[^A-Z0-9]+")
 
 log: FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -139,19 +138,6 @@ def _category(fault: Fault) -> grpc.StatusCode:
         if cls in CODES:
             return CODES[cls]
     raise TypeError(f"{type(fault).__name__} belongs to no category of services.common.faults")
-
-
-def violations_of(error: ValidationError) -> list[Violation]:
-    """Every violation that pydantic found; nested fields as `path.0.to`."""
-    found = error.errors(include_url=False, include_context=False, include_input=False)
-    return [
-        Violation(
-            field=".".join(str(part) for part in one["loc"]),
-            description=one["msg"].removeprefix("Value error, "),
-            reason=_NOT_UPPER_SNAKE.sub("_", one["type"].upper())[:63],
-        )
-        for one in found
-    ]
 
 
 def _only(error: Exception) -> Exception:

@@ -5,6 +5,7 @@ from pathlib import Path
 from anneal.dataset.v1.dataset_service_pb2_grpc import DatasetServiceStub
 from anneal.registry.v1.registry_service_pb2_grpc import RegistryServiceStub
 from services.common import logs, process, settings
+from services.common.blobs import ObstoreBlobs
 from services.common.bus_nats import NatsBus
 from services.common.channels import open_channel
 from services.common.migrations import upgrade
@@ -32,6 +33,7 @@ async def run() -> None:
     await upgrade(config.database_url, MIGRATIONS)
     signals = Signals()
     store = Store(open_engine(config.database_url), trainer_tables(signals))
+    blobs = ObstoreBlobs.open(config.blobs_url)
     bus = await NatsBus.connect(config.nats_url, name="trainer-control")
     key = config.api_key or None
     dataset = open_channel(config.dataset_address, tls=config.tls, api_key=key)
@@ -43,7 +45,7 @@ async def run() -> None:
         GrpcModelVersions(models),
         Fleet(store),
     )
-    parts = Parts(store, bus, signals, specification, tokens)
+    parts = Parts(store, bus, blobs, signals, specification, tokens)
     whole = control(parts, config.leases, config.watch_poll_s)
     probes = {"database": store.ping, "bus": bus.ping}
     try:

@@ -11,9 +11,11 @@ from services.trainer.control.domain.node_leases import LeasePolicy
 @dataclass(frozen=True)
 class ControlConfig:
     """`page_secret` is hex, the same for all replicas and starts. `api_key` and `tls_ca` are for
-    calls to the dataset service and the registry."""
+    calls to the dataset service and the registry. `blobs_url` is the nodes', where checkpoints are
+    removed that nobody needs any more."""
 
     database_url: str
+    blobs_url: str
     nats_url: str = "nats://127.0.0.1:4222"
     dataset_address: str = "127.0.0.1:7401"
     registry_address: str = "127.0.0.1:7403"

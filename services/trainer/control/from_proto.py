@@ -101,8 +101,13 @@ def claim(request: lease_pb.ClaimTuningJobRequest) -> ClaimCall:
 
 
 def heartbeat(request: lease_pb.HeartbeatTuningJobRequest) -> HeartbeatCall:
-    checkpoint = _fields(request.checkpoint) if request.HasField("checkpoint") else None
-    return HeartbeatCall.model_validate({"step": request.step, "checkpoint": checkpoint})
+    return HeartbeatCall.model_validate(
+        {
+            "step": request.step,
+            "checkpoint": _fields(request.checkpoint) if request.HasField("checkpoint") else None,
+            "refused_checkpoints": tuple(_fields(one) for one in request.refused_checkpoints),
+        }
+    )
 
 
 def completion(request: lease_pb.CompleteTuningJobRequest) -> CompleteCall:

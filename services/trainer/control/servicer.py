@@ -92,17 +92,16 @@ class NodeLeaseServicer(NodeLeaseServiceServicer):
         call = from_proto.claim(request)
         device = call.device.value() if call.device else None
         claim = Claim(call.node, call.request_id or "", device, call.offered())
-        job = await self._leases.claim(claim, call.wait)
-        lease = to_proto.lease(job, self._leases.policy.lease) if job else None
-        return lease_pb.ClaimTuningJobResponse(lease=lease)
+        lease = await self._leases.claim(claim, call.wait)
+        message = to_proto.lease(lease, self._leases.policy.lease) if lease else None
+        return lease_pb.ClaimTuningJobResponse(lease=message)
 
     async def HeartbeatTuningJob(
         self, request: lease_pb.HeartbeatTuningJobRequest, context: Context
     ) -> lease_pb.HeartbeatTuningJobResponse:
         name = TuningJobName.parse(request.name)
-        call = from_proto.heartbeat(request)
-        checkpoint = call.checkpoint.value() if call.checkpoint else None
-        job = await self._leases.heartbeat(name, request.attempt, call.step, checkpoint)
+        beat = from_proto.heartbeat(request).beat(request.attempt)
+        job = await self._leases.heartbeat(name, request.attempt, beat)
         return to_proto.heartbeat_answer(job)
 
     async def CompleteTuningJob(

@@ -15,6 +15,7 @@ from anneal.registry.v1 import base_model_pb2
 from anneal.trainer.v1 import node_lease_service_pb2 as lease_pb
 from anneal.trainer.v1 import tuning_job_pb2 as job_pb
 from services.common.errors import DOMAIN
+from services.trainer.control.domain.checkpoints import MAX_TOLD
 from services.trainer.control.domain.endings import Cause, Failure, Result
 from services.trainer.control.domain.job import (
     BaseModelSource,
@@ -24,6 +25,7 @@ from services.trainer.control.domain.job import (
     TuningJob,
 )
 from services.trainer.control.domain.methods import Method
+from services.trainer.control.domain.node_leases import Lease
 from services.trainer.control.domain.ports import HistoryEntry, StateChange
 from services.trainer.control.domain.progress import Progress
 from services.trainer.control.domain.states import State
@@ -92,15 +94,15 @@ def state(state: State) -> job_pb.TuningJob.State.ValueType:
     return job_pb.TuningJob.State.Value(f"STATE_{state}")
 
 
-def lease(job: TuningJob, length: timedelta) -> lease_pb.Lease:
-    """Of a job that was just claimed."""
+def lease(claimed: Lease, length: timedelta) -> lease_pb.Lease:
+    job, newest_first = claimed.job, reversed(claimed.checkpoints[-MAX_TOLD:])
     return lease_pb.Lease(
         job=tuning_job(job),
         duration=_duration(length),
         dataset_digest=job.spec.dataset_digest,
         base_model=base_model_source(job.spec.base_model_source),
-        resume_checkpoint=job.checkpoint.manifest_digest if job.checkpoint else "",
         start_manifest_digest=job.spec.start.manifest_digest if job.spec.start else "",
+        checkpoints=[job_pb.Checkpoint(**asdict(one)) for one in newest_first],
     )
 
 

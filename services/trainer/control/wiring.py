@@ -1,4 +1,4 @@
-"""The parts of the control plane, put together on a store, a bus and three catalogs."""
+"""The parts of the control plane, put together on a store, a bus, blobs and three catalogs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from anneal.trainer.v1.tuning_job_service_pb2_grpc import add_TuningJobServiceSe
 from anneal.trainer.v1.tuning_sweep_service_pb2_grpc import (
     add_TuningSweepServiceServicer_to_server,
 )
+from services.common.blobs import Blobs
 from services.common.bus import Bus
 from services.common.ids import new_uid, random_id
 from services.common.outbox import Relay
@@ -24,6 +25,7 @@ from services.trainer.control.domain.fleet import Fleet
 from services.trainer.control.domain.lookups import Lookups
 from services.trainer.control.domain.node_leases import LeasePolicy, NodeLeases
 from services.trainer.control.domain.recommendation.recommendations import Recommendations
+from services.trainer.control.domain.releases import Releases
 from services.trainer.control.domain.signals import Signals
 from services.trainer.control.domain.sweeps.tuning_sweeps import TuningSweeps
 from services.trainer.control.domain.tuning_jobs import Ids, TuningJobs
@@ -42,6 +44,7 @@ class Parts:
 
     store: Store[TrainerTables]
     bus: Bus
+    blobs: Blobs
     signals: Signals
     specification: Specification
     tokens: PageTokens
@@ -89,6 +92,7 @@ def control(parts: Parts, policy: LeasePolicy, watch_poll_s: float) -> Control:
             Relay(parts.store, parts.bus).run,
             telemetry.run,
             leases.run_reaper,
+            Releases(parts.store, parts.blobs).run,
             lookups.run,
             watching.run,
             hints.send,

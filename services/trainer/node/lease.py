@@ -6,6 +6,7 @@ from typing import Protocol
 
 from services.common.faults import Aborted
 from services.common.process import Fatal
+from services.trainer.checkpoint_owners import owner_of_one
 
 
 @dataclass(frozen=True)
@@ -29,34 +30,53 @@ class HubBase:
 
 
 @dataclass(frozen=True)
+class StoredCheckpoint:
+    """A checkpoint whose files and manifest are blobs that it owns. `validation_loss` is the
+    held-out loss of its step, in nats a labeled token; None: it was not evaluated."""
+
+    attempt: int
+    step: int
+    manifest_digest: str
+    size_bytes: int
+    validation_loss: float | None = None
+
+
+@dataclass(frozen=True)
 class Lease:
     """The right to train a job until `duration_s` after the last heartbeat.
 
     `method` and `training` are the engine's own fields, every default resolved. With
-    `start_manifest_digest` the training goes on from the result that this manifest lists. `backend`
-    is what trains: see `backends`.
+    `start_manifest_digest` the training goes on from the result that this manifest lists.
+    `checkpoints` are what earlier attempts left, the newest first. `backend` is what trains: see
+    `backends`.
     """
 
     job: str
+    uid: str
     attempt: int
     duration_s: float
     dataset_digest: str
     base: LocalBase | HubBase
-    resume_checkpoint: str
     seed: int
     method: dict[str, object]
     training: dict[str, object]
     start_manifest_digest: str = ""
+    checkpoints: tuple[StoredCheckpoint, ...] = ()
     backend: str = "builtin"
+
+    def owner_of(self, attempt: int, step: int) -> str:
+        """Owns the blobs of a checkpoint."""
+        return owner_of_one(self.uid, attempt, step)
 
 
 @dataclass(frozen=True)
-class StoredCheckpoint:
-    """A checkpoint whose files and manifest are blobs."""
+class Beat:
+    """A sign of life after `step`. `stored` is a checkpoint of this attempt, `refused` one of the
+    lease's that is of no use."""
 
     step: int
-    manifest_digest: str
-    size_bytes: int
+    stored: StoredCheckpoint | None = None
+    refused: StoredCheckpoint | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +130,7 @@ class Leases(Protocol):
 
     async def claim(self, wait_s: float) -> Lease | None: ...
 
-    async def heartbeat(self, lease: Lease, step: int, checkpoint: StoredCheckpoint | None) -> bool:
+    async def heartbeat(self, lease: Lease, beat: Beat) -> bool:
         """Keeps the lease. True: cancel was asked for."""
         ...
 

@@ -19,6 +19,7 @@ from services.common.ids import NewId
 from services.trainer.node import engine_settings
 from services.trainer.node.device import Device, Host
 from services.trainer.node.lease import (
+    Beat,
     Cause,
     Failure,
     HubBase,
@@ -30,6 +31,7 @@ from services.trainer.node.lease import (
     StoredCheckpoint,
 )
 from services.trainer.node.outcomes import MESSAGE_LIMIT
+from services.trainer.node.translation import checkpoint_message
 
 if TYPE_CHECKING:
     from anneal.trainer.v1.node_lease_service_pb2_grpc import NodeLeaseServiceAsyncStub
@@ -95,12 +97,14 @@ class GrpcLeases:
         self._claim_id = None
         return _lease(response.lease) if response.HasField("lease") else None
 
-    async def heartbeat(self, lease: Lease, step: int, checkpoint: StoredCheckpoint | None) -> bool:
-        request = pb.HeartbeatTuningJobRequest(name=lease.job, attempt=lease.attempt, step=step)
-        if checkpoint is not None:
-            request.checkpoint.step = checkpoint.step
-            request.checkpoint.manifest_digest = checkpoint.manifest_digest
-            request.checkpoint.size_bytes = checkpoint.size_bytes
+    async def heartbeat(self, lease: Lease, beat: Beat) -> bool:
+        request = pb.HeartbeatTuningJobRequest(
+            name=lease.job,
+            attempt=lease.attempt,
+            step=beat.step,
+            checkpoint=checkpoint_message(beat.stored) if beat.stored else None,
+            refused_checkpoints=[checkpoint_message(beat.refused)] if beat.refused else [],
+        )
         call = self._stub.HeartbeatTuningJob(request, timeout=_CALL_TIMEOUT_S)
         return (await _held(call, lease)).cancel_requested
 
@@ -163,16 +167,27 @@ def _lease(message: pb.Lease) -> Lease:
     job = message.job
     return Lease(
         job=job.name,
+        uid=job.uid,
         attempt=job.attempt,
         duration_s=message.duration.ToTimedelta().total_seconds(),
         dataset_digest=message.dataset_digest,
         base=_base(message.base_model),
-        resume_checkpoint=message.resume_checkpoint,
         seed=job.seed,
         method=engine_settings.method(job),
         training=engine_settings.training(job),
         start_manifest_digest=message.start_manifest_digest,
+        checkpoints=tuple(_stored(one) for one in message.checkpoints),
         backend=_backend(job.backend),
+    )
+
+
+def _stored(message: job_pb.Checkpoint) -> StoredCheckpoint:
+    return StoredCheckpoint(
+        attempt=message.attempt,
+        step=message.step,
+        manifest_digest=message.manifest_digest,
+        size_bytes=message.size_bytes,
+        validation_loss=message.validation_loss if message.HasField("validation_loss") else None,
     )
 
 

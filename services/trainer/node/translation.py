@@ -111,12 +111,16 @@ def saved_checkpoint(event: EngineEvent) -> SavedCheckpoint:
 
 
 def checkpoint(stored: StoredCheckpoint) -> pb.TuningJobEvent:
-    return pb.TuningJobEvent(
-        checkpoint=pb.Checkpoint(
-            step=stored.step,
-            manifest_digest=stored.manifest_digest,
-            size_bytes=stored.size_bytes,
-        )
+    return pb.TuningJobEvent(checkpoint=checkpoint_message(stored))
+
+
+def checkpoint_message(stored: StoredCheckpoint) -> pb.Checkpoint:
+    return pb.Checkpoint(
+        attempt=stored.attempt,
+        step=stored.step,
+        manifest_digest=stored.manifest_digest,
+        size_bytes=stored.size_bytes,
+        validation_loss=stored.validation_loss,
     )
 
 
@@ -138,15 +142,24 @@ def failure(event: EngineEvent) -> Failure:
     return Failure(_FAILURES[str(event["kind"])], _text(event, "message"))
 
 
-def metrics(finished: EngineEvent, last_evaluation: EngineEvent | None) -> dict[str, float]:
-    """The figures of a run that a model version keeps."""
+def held_out_loss(evaluation: EngineEvent | None, step: int) -> float | None:
+    """That of `step`, if it was the last to be evaluated."""
+    if evaluation is None or evaluation["step"] != step:
+        return None
+    return _float(evaluation, "loss")
+
+
+def metrics(finished: EngineEvent, processes: int) -> dict[str, float]:
+    """The figures of a run that a model version keeps. Several processes have told the sum of their
+    memories, which is the peak of no device."""
+    peak_memory_bytes = finished.get("peak_memory_bytes") if processes == 1 else None
     figures = {
         "steps": finished["steps"],
         "training_loss": finished["final_loss"],
         "best_loss": finished["best_loss"],
         "validation_loss": finished["validation_loss"],
-        "token_accuracy": last_evaluation["token_accuracy"] if last_evaluation else None,
-        "peak_memory_bytes": finished.get("peak_memory_bytes") or None,
+        "token_accuracy": finished.get("token_accuracy"),
+        "peak_memory_bytes": peak_memory_bytes or None,
         "tokens_per_second": finished.get("tokens_per_second"),
     }
     return {name: float(cast(float, value)) for name, value in figures.items() if value is not None}

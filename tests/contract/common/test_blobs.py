@@ -178,6 +178,66 @@ async def test_what_is_no_digest_never_becomes_a_path(blobs: Blobs, digest: str)
         await blobs.read(digest)
 
 
+async def test_what_an_owner_has_is_apart_from_all_others(blobs: Blobs):
+    one, other = blobs.owned_by("jobs/1"), blobs.owned_by("jobs/2")
+    blob = await one.put(b"small")
+
+    assert not await blobs.exists(blob.digest)
+    assert not await other.exists(blob.digest)
+    assert await blobs.put(b"small") == await other.put(b"small") == blob
+    assert await one.read(blob.digest) == b"small"
+    assert keys(blobs) == [
+        f"owned/jobs/1/sha256/{blob.digest[:2]}/{blob.digest}",
+        f"owned/jobs/2/sha256/{blob.digest[:2]}/{blob.digest}",
+        f"sha256/{blob.digest[:2]}/{blob.digest}",
+    ]
+
+
+async def test_an_owners_file_is_sent_although_the_same_bytes_are_there(
+    blobs: Blobs, tmp_path: Path
+):
+    path = tmp_path / "file"
+    path.write_bytes(LARGE)
+    await blobs.put_file(path)
+
+    owned = blobs.owned_by("jobs/1")
+
+    assert await owned.read((await owned.put_file(path)).digest) == LARGE
+
+
+async def test_removing_takes_all_of_an_owner_and_nothing_of_others(blobs: Blobs):
+    owners = ["jobs/1/a", "jobs/1/b", "jobs/12", "jobs/2"]
+    blob = await blobs.put(b"small")
+    for owner in owners:
+        await blobs.owned_by(owner).put(b"small")
+        await blobs.owned_by(owner).put(b"another")
+
+    await blobs.remove_owned("jobs/1/a")
+    await blobs.remove_owned("jobs/1")
+    await blobs.remove_owned("jobs/1")
+
+    left = [await blobs.owned_by(owner).exists(blob.digest) for owner in owners]
+    assert left == [False, False, True, True]
+    assert await blobs.exists(blob.digest)
+
+
+async def test_a_removed_owner_leaves_no_directory(tmp_path: Path):
+    blobs = ObstoreBlobs.open((tmp_path / "blobs").as_uri())
+    await blobs.owned_by("jobs/1").put(b"small")
+
+    await blobs.remove_owned("jobs/1")
+
+    assert not (tmp_path / "blobs/owned/jobs/1").exists()
+
+
+@pytest.mark.parametrize("owner", ["", "/", "..", "jobs/../..", "jobs/", "Jobs", "jobs\n"])
+async def test_what_is_no_owner_never_becomes_a_path(blobs: Blobs, owner: str):
+    with pytest.raises(InvalidArgument):
+        blobs.owned_by(owner)
+    with pytest.raises(InvalidArgument):
+        await blobs.remove_owned(owner)
+
+
 async def test_ping_answers(blobs: Blobs):
     await blobs.ping()
 
@@ -198,6 +258,8 @@ async def test_a_store_that_does_not_answer_is_unavailable():
         await nowhere.put(b"content")
     with pytest.raises(BlobsUnavailable):
         await nowhere.read(ABSENT)
+    with pytest.raises(BlobsUnavailable):
+        await nowhere.remove_owned("jobs/1")
 
 
 async def test_a_directory_that_vanished_is_unavailable(tmp_path: Path):
@@ -206,6 +268,8 @@ async def test_a_directory_that_vanished_is_unavailable(tmp_path: Path):
 
     with pytest.raises(BlobsUnavailable):
         await blobs.ping()
+    with pytest.raises(BlobsUnavailable):
+        await blobs.remove_owned("jobs/1")
 
 
 async def test_a_bucket_that_does_not_exist_is_unavailable(s3: object):

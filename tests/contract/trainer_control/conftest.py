@@ -9,6 +9,7 @@ import pytest
 from anneal.trainer.v1.node_lease_service_pb2_grpc import NodeLeaseServiceStub
 from anneal.trainer.v1.tuning_job_service_pb2_grpc import TuningJobServiceStub
 from anneal.transport import open_channel
+from services.common.blobs import Blobs
 from services.common.bus import Bus
 from services.common.bus_memory import MemoryBus
 from services.common.migrations import upgrade
@@ -44,7 +45,7 @@ Serve = Callable[..., AbstractAsyncContextManager[World]]
 
 
 @pytest.fixture
-async def serve(database_url: str, memory_bus: MemoryBus) -> Serve:
+async def serve(database_url: str, memory_bus: MemoryBus, memory_blobs: Blobs) -> Serve:
     """Serves the control plane, once or several times: each is a replica on the same database."""
     await upgrade(database_url, MIGRATIONS)
 
@@ -58,7 +59,8 @@ async def serve(database_url: str, memory_bus: MemoryBus) -> Serve:
         specification = Specification(
             datasets, known_base_models(), known_model_versions(), Fleet(store)
         )
-        parts = Parts(store, bus, signals, specification, PageTokens(b"s" * 16))
+        tokens = PageTokens(b"s" * 16)
+        parts = Parts(store, bus, memory_blobs, signals, specification, tokens)
         whole = control(parts, policy, watch_poll_s)
         settings = ServerSettings(drain_s=0, grace_s=0.5)
         probes = {"database": store.ping}
@@ -73,6 +75,7 @@ async def serve(database_url: str, memory_bus: MemoryBus) -> Serve:
                 NodeLeaseServiceStub(channel),
                 bus,
                 store,
+                memory_blobs,
                 datasets,
             )
 

@@ -59,7 +59,12 @@ async def residuals(world: World) -> Mapping[str, ResidualRow]:
 
 
 async def run(
-    world: World, device: estimate_pb.Device, peak: float, speed: float, **job: Any
+    world: World,
+    device: estimate_pb.Device,
+    peak: float,
+    speed: float,
+    steps: int = 100,
+    **job: Any,
 ) -> job_pb.TuningJob:
     """A job that took `peak` times the memory and had `speed` times the speed expected."""
     await world.create(**({"base_model": LLAMA} | job))
@@ -68,6 +73,7 @@ async def run(
     proposal = await expected(world, lease.job)
     return await world.complete(
         lease.job,
+        steps=steps,
         peak_memory_bytes=peak * peak_memory(proposal).total_bytes,
         tokens_per_second=speed * tokens_per_second(proposal),
     )
@@ -107,6 +113,8 @@ async def test_what_is_not_known_refuses_nothing(world: World) -> None:
     assert await world.create(base_model=LLAMA, **full)
     await ask(world, gpu(0))
     assert await world.create(base_model=LLAMA, **full)  # how much memory it has is not known
+    await ask(world, gpu(0.5), "node-small")
+    assert await world.create(base_model=LLAMA, **full)  # it may be larger than that
     await ask(world, gpu(0.5), backends=[job_pb.BACKEND_BUILTIN, job_pb.BACKEND_UNSLOTH])
     assert await world.create(**full)  # how its base model is built is not known
     assert await world.create(base_model=LLAMA, backend=job_pb.BACKEND_UNSLOTH, **full)
@@ -136,6 +144,35 @@ async def test_the_last_twenty_runs_to_be_believed_count(world: World) -> None:
 
     assert corrections == Corrections(pytest.approx(1.5), pytest.approx(1.0), 20)
     assert len(await residuals(world)) == 23
+
+
+async def test_runs_too_short_to_tell_a_speed_leave_that_of_longer_ones(world: World) -> None:
+    await run(world, gpu(80), peak=1.5, speed=0.5)
+    for _ in range(20):
+        await run(world, gpu(80), peak=1.25, speed=0.25, steps=10)
+
+    corrections = await Fleet(world.store).of("lora", "A GPU")
+
+    assert corrections == Corrections(pytest.approx(1.25), pytest.approx(2.0), 21)
+
+
+async def test_a_job_that_was_not_to_fit_teaches_nothing(world: World) -> None:
+    """It went on in smaller parts, and what it then took says nothing of what it asked for."""
+    large = job_pb.TrainingParameters(batch_size=64, max_sequence_tokens=2048)
+    await run(world, gpu(16), peak=0.5, speed=0.5, training=large)
+    assert await residuals(world) == {}
+
+    roomy = await run(world, gpu(80), peak=1.5, speed=1.0)
+    formula_gib = peak_memory(await expected(world, roomy)).total_bytes / GIB
+    await run(world, gpu(1.2 * formula_gib), peak=1.0, speed=1.0)
+    assert set(await residuals(world)) == {roomy.name}
+
+
+async def test_devices_without_a_name_tell_nothing_of_each_other(world: World) -> None:
+    await run(world, gpu(80, model=""), peak=1.25, speed=0.5)
+
+    assert await residuals(world) == {}
+    assert await Fleet(world.store).of("lora", "") == Corrections()
 
 
 async def test_a_run_that_tells_nothing_comparable_leaves_nothing(world: World) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from structlog.testing import capture_logs
 
 from anneal.dataset.v1 import dataset_pb2, dataset_service_pb2
 from anneal.dataset.v1.dataset_service_pb2_grpc import (
@@ -39,9 +40,11 @@ from services.trainer.control.domain.names import (
 from tests.unit.trainer_control.proposals import llama
 
 LATEST = DatasetVersionName("default", "support", "latest")
+TEXTS = replace(LATEST, dataset="texts")
 TINY = BaseModelName("tiny-base")
 SOURCES = {
     "baseModels/tiny-base": base_model_pb2.BaseModelSource(manifest_digest="ee" * 32),
+    "baseModels/narrow": base_model_pb2.BaseModelSource(manifest_digest="ff" * 32),
     "baseModels/from-hub": base_model_pb2.BaseModelSource(
         hub=base_model_pb2.HubRevision(repository="owner/name", revision="0" * 40)
     ),
@@ -64,11 +67,19 @@ class Peers(DatasetServiceServicer, RegistryServiceServicer):
     async def GetDatasetVersion(
         self, request: dataset_service_pb2.GetDatasetVersionRequest, context: Any
     ) -> dataset_pb2.DatasetVersion:
-        if request.name != str(LATEST):
+        if request.name not in (str(LATEST), str(TEXTS)):
             await context.abort(grpc.StatusCode.NOT_FOUND, "no")
+        if "texts" in request.name:
+            version_format = dataset_pb2.SOURCE_FORMAT_TEXT
+        else:
+            version_format = dataset_pb2.SOURCE_FORMAT_CHAT
         name = request.name.replace("latest", "v-1")
         return dataset_pb2.DatasetVersion(
-            name=name, digest="ab" * 32, example_count=3, size_bytes=900
+            name=name,
+            digest="ab" * 32,
+            example_count=3,
+            size_bytes=900,
+            source_format=version_format,
         )
 
     async def GetBaseModel(
@@ -81,6 +92,8 @@ class Peers(DatasetServiceServicer, RegistryServiceServicer):
         if source.manifest_digest:
             found.size_bytes = 7000
             found.architecture.CopyFrom(ARCHITECTURE)
+        if request.name == "baseModels/narrow":
+            found.architecture.vocabulary_size *= 2**8
         return found
 
     async def GetModelAlias(
@@ -137,6 +150,28 @@ async def test_the_latest_version_is_resolved_to_a_real_one(peers: str) -> None:
     assert version is not None
     assert str(version.name).endswith("/versions/v-1")
     assert (version.digest, version.example_count, version.size_bytes) == ("ab" * 32, 3, 900)
+    assert not version.are_texts
+
+
+async def test_a_version_of_plain_texts_says_so(peers: str) -> None:
+    async with catalogs(peers) as (datasets, _):
+        version = await datasets.resolve(TEXTS)
+
+    assert version is not None
+    assert version.are_texts
+
+
+async def test_a_build_of_which_no_estimate_can_be_made_keeps_no_job_from_it(peers: str) -> None:
+    """As of OPT-350m: its embedding is narrower than it is taken to be, and counts for too much."""
+    with capture_logs() as logs:
+        async with catalogs(peers) as (_, base_models):
+            found = await base_models.find(BaseModelName("narrow"))
+
+    assert found is not None
+    assert (found.architecture, found.size_bytes) == (None, 7000)
+    (line,) = (one for one in logs if one["event"] == "base_model.architecture_unusable")
+    assert line["base_model"] == "baseModels/narrow"
+    assert "parameter_count is" in line["reason"]
 
 
 async def test_a_base_model_comes_with_its_source(peers: str) -> None:

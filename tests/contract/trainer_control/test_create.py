@@ -328,7 +328,7 @@ async def test_the_lease_carries_what_was_resolved_at_create(world: World) -> No
     assert lease.job.name == created.name
     assert lease.dataset_digest == DIGEST
     assert lease.base_model.manifest_digest == "ee" * 32
-    assert lease.resume_checkpoint == ""
+    assert not lease.checkpoints
     assert lease.duration.seconds == 30
 
 

@@ -26,16 +26,30 @@ from services.common.migrations import upgrade
 from services.common.paging import PageTokens
 from services.common.store import Store, open_engine
 from services.common.tables import OutboxRow
+from services.trainer.checkpoint_owners import owner_of_all, owner_of_one
 from services.trainer.control.__main__ import MIGRATIONS
 from services.trainer.control.adapters.sql import TrainerTables, trainer_tables
-from services.trainer.control.adapters.tables import AttemptRow, EventRow, JobRow
+from services.trainer.control.adapters.tables import (
+    AttemptRow,
+    CheckpointRow,
+    EventRow,
+    JobRow,
+    ReleaseRow,
+)
+from services.trainer.control.domain.checkpoints import Checkpoint
 from services.trainer.control.domain.drafts import Draft, Specification
 from services.trainer.control.domain.endings import Cause, Ending, Failure, Result
 from services.trainer.control.domain.errors import StaleAttempt, WrongState
 from services.trainer.control.domain.fleet import Fleet
 from services.trainer.control.domain.job import TuningJob
 from services.trainer.control.domain.names import TuningJobName
-from services.trainer.control.domain.node_leases import Claim, LeasePolicy, NodeLeases
+from services.trainer.control.domain.node_leases import (
+    Beat,
+    Claim,
+    Lease,
+    LeasePolicy,
+    NodeLeases,
+)
 from services.trainer.control.domain.progress import Remark, Telemetry
 from services.trainer.control.domain.signals import Signals
 from services.trainer.control.domain.states import FINAL, HELD, State
@@ -87,7 +101,7 @@ class System:
 
     async def clear(self) -> None:
         async with self.store.writing() as tables:
-            for table in (EventRow, AttemptRow, JobRow, OutboxRow):
+            for table in (EventRow, AttemptRow, CheckpointRow, JobRow, OutboxRow, ReleaseRow):
                 await tables.session.exec(delete(table))
 
     async def rows(self) -> "Rows":
@@ -101,6 +115,8 @@ class System:
                 attempts=await all_of(AttemptRow),
                 events=await all_of(EventRow, col(EventRow.job), col(EventRow.sequence)),
                 outbox=await all_of(OutboxRow),
+                checkpoints=await all_of(CheckpointRow, col(CheckpointRow.attempt)),
+                releases=await all_of(ReleaseRow),
             )
 
     async def hear(self, told: Telemetry) -> None:
@@ -116,6 +132,8 @@ class Rows:
     attempts: list[AttemptRow]
     events: list[EventRow]
     outbox: list[OutboxRow]
+    checkpoints: list[CheckpointRow]
+    releases: list[ReleaseRow]
 
 
 @dataclass
@@ -129,6 +147,12 @@ class Expected:
     lease_until: datetime | None = None
     endings: dict[int, Ending] = field(default_factory=dict)
     heard: set[tuple[int, int]] = field(default_factory=set)
+    checkpoints: list[tuple[int, int]] = field(default_factory=list)
+
+    def keep(self, attempt: int, step: int) -> None:
+        """By the default policy: the last two."""
+        if all(other < step for of, other in self.checkpoints if of == attempt):
+            self.checkpoints = [*self.checkpoints, (attempt, step)][-2:]
 
     def end(self, ending: Ending, max_attempts: int) -> None:
         self.endings[self.attempt] = ending
@@ -180,11 +204,13 @@ class Leases(RuleBasedStateMachine):
     def claim(self, node: str, request_id: str) -> None:
         request_id = f"{node}-{request_id}" if request_id else ""
         repeated = self.claims.get(request_id)
-        job: TuningJob | None = self.call(self.system.leases.claim(Claim(node, request_id), 0))
+        lease: Lease | None = self.call(self.system.leases.claim(Claim(node, request_id), 0))
+        job = lease.job if lease else None
         if repeated and self._current(repeated[1], repeated[2]):
+            assert lease is not None
             assert job is not None
             assert (job.name, job.attempt) == repeated[1:], "a repeated claim has another lease"
-        elif job is None:
+        elif lease is None or job is None:
             waiting = [one for one in self.expected.values() if one.state is State.QUEUED]
             assert not waiting, "a job waits and the claim got none"
             return
@@ -192,6 +218,7 @@ class Leases(RuleBasedStateMachine):
             self._granted(job, node)
             if request_id:
                 self.claims[request_id] = (node, job.name, job.attempt)
+        assert [one.place for one in lease.checkpoints] == self.expected[job.name].checkpoints
         self.expected[job.name].lease_until = self._lease_end()
 
     def _granted(self, job: TuningJob, node: str) -> None:
@@ -219,12 +246,32 @@ class Leases(RuleBasedStateMachine):
             return
         name, attempt = data.draw(st.sampled_from(self.given))
         try:
-            self.call(self.system.leases.heartbeat(name, attempt, 1, None))
+            self.call(self.system.leases.heartbeat(name, attempt, Beat(1)))
         except Aborted:
             assert not self._current(name, attempt), "the current attempt was refused"
         else:
             assert self._current(name, attempt), "a stale heartbeat was accepted"
             self.expected[name].lease_until = self._lease_end()
+
+    @rule(data=st.data(), step=st.integers(0, 5), refuses=st.booleans())
+    def keep_checkpoint(self, data: st.DataObject, step: int, refuses: bool) -> None:
+        """Some are told again, or late; some nodes refuse all that they were told of."""
+        if not self.given:
+            return
+        name, attempt = data.draw(st.sampled_from(self.given))
+        expected = self.expected[name]
+        earlier = [one for one in expected.checkpoints if one[0] < attempt and refuses]
+        new = Checkpoint(attempt, step, "aa" * 32)
+        beat = Beat(step, new, tuple(Checkpoint(*one, "aa" * 32) for one in earlier))
+        try:
+            self.call(self.system.leases.heartbeat(name, attempt, beat))
+        except Aborted:
+            assert not self._current(name, attempt), "the current attempt was refused"
+            return
+        assert self._current(name, attempt), "a stale checkpoint was accepted"
+        expected.checkpoints = [one for one in expected.checkpoints if one not in earlier]
+        expected.keep(attempt, step)
+        expected.lease_until = self._lease_end()
 
     @rule(data=st.data(), ending=ENDINGS)
     def end(self, data: st.DataObject, ending: Ending) -> None:
@@ -279,6 +326,7 @@ class Leases(RuleBasedStateMachine):
         self._one_attempt_lives(rows)
         self._histories_have_no_gap_and_nothing_after_the_end(rows)
         self._a_job_succeeds_once(rows)
+        self._what_is_kept_is_never_released(rows)
 
     def _jobs_stand_as_expected(self, rows: Rows) -> None:
         for row in rows.jobs:
@@ -311,6 +359,16 @@ class Leases(RuleBasedStateMachine):
             f"{name}:succeeded" for name in done
         )
 
+    def _what_is_kept_is_never_released(self, rows: Rows) -> None:
+        released = {row.owner for row in rows.releases}
+        for job in rows.jobs:
+            expected = self.expected[TuningJobName.parse(job.name)]
+            kept = [(row.attempt, row.step) for row in rows.checkpoints if row.job == job.name]
+            ended = expected.state in FINAL
+            assert sorted(kept) == ([] if ended else sorted(expected.checkpoints))
+            assert released.isdisjoint(owner_of_one(job.uid, *one) for one in kept)
+            assert (owner_of_all(job.uid) in released) == ended
+
     def _check_moves(self, payloads: list[bytes], expected: Expected) -> None:
         moves = [job_pb.TuningJobEvent.FromString(one).state_change for one in payloads]
         assert [getattr(move, "from") for move in moves] == [0, *(move.to for move in moves[:-1])]
@@ -328,7 +386,7 @@ class Leases(RuleBasedStateMachine):
 def system(database_url: str) -> Any:
     clock, signals = DrivenTime(), Signals()
     numbers = itertools.count(1)
-    ids = Ids(job_id=lambda: f"job-{next(numbers)}", uid=lambda: "uid")
+    ids = Ids(job_id=lambda: f"job-{next(numbers)}", uid=lambda: f"uid-{next(numbers)}")
     with asyncio.Runner() as runner:
         runner.run(upgrade(database_url, MIGRATIONS))
         store = Store(open_engine(database_url), trainer_tables(signals, clock.now))

@@ -19,10 +19,6 @@ from tests.contract.trainer_control.world import ADAPTER, FAST, PARENT, World, r
 SHORT = replace(FAST, lease_s=0.3)
 
 
-def checkpoint(step: int, digest: str) -> job_pb.Checkpoint:
-    return job_pb.Checkpoint(step=step, manifest_digest=digest * 32, size_bytes=7)
-
-
 async def lease_of(world: World, **claim: object) -> lease_pb.Lease:
     lease = await world.claim(**claim)
     assert lease is not None
@@ -170,28 +166,6 @@ async def test_a_heartbeat_keeps_the_lease_and_tells_of_a_cancel(serve: Serve) -
 
         assert (await world.heartbeat(job)).cancel_requested
         assert (await world.get(job.name)).attempt == 1
-
-
-async def test_a_checkpoint_before_the_first_step_is_one(world: World) -> None:
-    await world.create()
-    job = (await lease_of(world)).job
-    await world.heartbeat(job, 0, checkpoint(0, "aa"))
-    await world.fail(job, "ENGINE_KILLED")
-
-    assert (await lease_of(world)).resume_checkpoint == "aa" * 32
-
-
-async def test_a_later_attempt_resumes_from_the_newest_checkpoint(world: World) -> None:
-    await world.create()
-    job = (await lease_of(world)).job
-    await world.heartbeat(job, 50, checkpoint(50, "aa"))
-    await world.heartbeat(job, 40, checkpoint(40, "bb"))
-    await world.heartbeat(job, 60)
-    await world.fail(job, "ENGINE_KILLED")
-
-    lease = await lease_of(world)
-
-    assert (lease.job.attempt, lease.resume_checkpoint) == (2, "aa" * 32)
 
 
 async def test_a_node_that_stops_responding_loses_its_job(serve: Serve) -> None:

@@ -24,6 +24,7 @@ async def program(
 ) -> AsyncGenerator[asyncio.subprocess.Process]:
     environment = {
         "ANNEAL_DATABASE_URL": f"sqlite+aiosqlite:///{tmp_path / 'trainer.db'}",
+        "ANNEAL_BLOBS_URL": (tmp_path / "blobs").as_uri(),
         "ANNEAL_NATS_URL": nats_url,
         "ANNEAL_SERVER_LISTEN": address,
         "ANNEAL_PAGE_SECRET": "00" * 16,

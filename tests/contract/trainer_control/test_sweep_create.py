@@ -198,6 +198,17 @@ async def test_pages_hold_every_sweep_once_newest_first(player: Player) -> None:
     assert refused(refusal).reason == "PAGE_TOKEN_INVALID"
 
 
+async def test_a_page_is_at_most_what_a_message_holds(player: Player) -> None:
+    for _ in range(51):
+        await player.create(learning_rates=[0.1])
+
+    request = service_pb.ListTuningSweepsRequest(parent=PARENT, page_size=1000)
+    page = await player.rpc.ListTuningSweeps(request)
+
+    assert len(page.tuning_sweeps) == 50
+    assert page.next_page_token
+
+
 async def test_trials_are_told_from_other_jobs_in_lists(player: Player) -> None:
     alone = await player.world.create("alone")
     sweep = await player.create(learning_rates=[0.1, 0.2])

@@ -3,16 +3,22 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from uuid import UUID, uuid5
 
 import grpc.aio
 import pytest
+from sqlmodel import col, update
 
 from anneal.trainer.v1.tuning_job_pb2 import TuningJob
 from anneal.trainer.v1.tuning_sweep_pb2 import TuningSweep
 from services.common.ids import content_id
+from services.trainer.control.adapters.tables import JobRow
+from services.trainer.control.domain.changes import enter
+from services.trainer.control.domain.errors import existing
+from services.trainer.control.domain.names import TuningJobName
 from tests.contract.trainer_control.conftest import Serve
 from tests.contract.trainer_control.sweep_player import Player, playing, rate_of, shape
-from tests.contract.trainer_control.world import ADAPTER, FAST, PARENT, refused
+from tests.contract.trainer_control.world import ADAPTER, FAST, PARENT, World, refused
 
 
 def distance(best: float) -> Callable[[TuningJob], float]:
@@ -142,6 +148,60 @@ async def test_a_trial_whose_node_is_lost_for_good_carries_the_sweep_on(serve: S
 
     assert found.state == TuningSweep.STATE_FAILED
     assert "the node stopped responding (1 trial)" in found.error.message
+
+
+@pytest.mark.parametrize("prefix", ["trial-2-1-112b3eff318f", "trial-x", "trial-1"])
+async def test_the_ids_of_trials_are_refused_to_callers(player: Player, prefix: str) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await player.world.create(prefix)
+
+    assert refused(refusal).code == "INVALID_ARGUMENT"
+    assert refused(refusal).reason_of == {"tuning_job_id": "RESERVED_ID"}
+
+
+async def test_a_job_with_the_id_of_the_next_trial_keeps_it_and_the_sweep_goes_on(
+    player: Player,
+) -> None:
+    sweep = await player.create(learning_rates=[0.1, 0.2])
+    first, second = await player.claimed(2)
+    uid = str(uuid5(UUID(sweep.uid), "2/1"))
+    taken = f"{PARENT}/tuningJobs/trial-2-1-{uid[-12:]}"
+    other = TuningJobName.parse((await player.world.create("other")).name)
+    async with player.world.store.writing() as unit:  # as an older version let callers do
+        job = existing(other, await unit.jobs.find(other))
+        await enter(unit, replace(job, name=TuningJobName.parse(taken), uid=uid))
+
+    await player.end(first, 1.0)
+    assert (await player.end(second, 2.0)).state == TuningJob.STATE_SUCCEEDED
+
+    found = await player.get(sweep.name)
+    assert shape(found) == [(1, 30), (1, 30), (2, 90)]
+    assert found.trials[2].tuning_job != taken
+    await player.train(rate_of)
+    assert (await player.get(sweep.name)).winner == found.trials[2].tuning_job
+    assert (await player.world.get(taken)).tuning_sweep == ""
+
+
+async def test_a_job_that_can_not_be_taken_back_does_not_keep_the_others(serve: Serve) -> None:
+    async with serve(replace(FAST, lease_s=0.3)) as world:
+        await world.create("bad")
+        await world.create("good")
+        for _ in range(2):
+            assert await world.claim() is not None
+        bad, good = f"{PARENT}/tuningJobs/bad", f"{PARENT}/tuningJobs/good"
+        await altered(world, bad, tuning_sweep=f"{PARENT}/tuningSweeps/nowhere")
+        async with asyncio.timeout(5):
+            while (await world.get(good)).state != TuningJob.STATE_QUEUED:
+                await asyncio.sleep(0.05)
+
+        assert (await world.get(bad)).state == TuningJob.STATE_RUNNING
+
+
+async def altered(world: World, job: str, **values: str) -> None:
+    """Writes into a job's row what no call would."""
+    row = update(JobRow).where(col(JobRow.name) == job).values(values)
+    async with world.store.writing() as tables:
+        await tables.session.exec(row)
 
 
 async def test_trials_that_end_at_the_same_moment_in_two_replicas_make_one_next_rung(

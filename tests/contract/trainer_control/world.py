@@ -10,6 +10,7 @@ import pytest
 from anneal.trainer.v1 import node_lease_service_pb2 as lease_pb
 from anneal.trainer.v1 import tuning_job_pb2 as job_pb
 from anneal.trainer.v1 import tuning_job_service_pb2 as service_pb
+from services.common.blobs import Blobs
 from services.common.bus import Bus
 from services.common.faults import Unavailable
 from services.common.store import Store
@@ -134,6 +135,7 @@ class World:
     nodes: Any
     bus: Bus
     store: Store[Any]
+    blobs: Blobs
     datasets: KnownDatasets
 
     def draft(self, **fields: Any) -> job_pb.TuningJob:
@@ -168,12 +170,10 @@ class World:
         return answer.lease if answer.HasField("lease") else None
 
     async def heartbeat(
-        self, job: job_pb.TuningJob, step: int = 0, checkpoint: job_pb.Checkpoint | None = None
+        self, job: job_pb.TuningJob, **told: Any
     ) -> lease_pb.HeartbeatTuningJobResponse:
         return await self.nodes.HeartbeatTuningJob(
-            lease_pb.HeartbeatTuningJobRequest(
-                name=job.name, attempt=job.attempt, step=step, checkpoint=checkpoint
-            )
+            lease_pb.HeartbeatTuningJobRequest(name=job.name, attempt=job.attempt, **told)
         )
 
     async def complete(

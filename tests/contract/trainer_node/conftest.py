@@ -107,7 +107,7 @@ def serve(sqlite_url: str, material: Material, tmp_path: Path) -> Serve:
             results,
             Fleet(store),
         )
-        parts = Parts(store, bus, signals, catalogs, PageTokens(b"s" * 16))
+        parts = Parts(store, bus, material.blobs, signals, catalogs, PageTokens(b"s" * 16))
         whole = control(parts, POLICY, watch_poll_s=0.2)
         settings = ServerSettings(drain_s=0, grace_s=0.5)
         probes = {"database": store.ping}

@@ -12,7 +12,7 @@ from anneal.trainer.v1.node_lease_service_pb2_grpc import (
     NodeLeaseServiceStub,
     add_NodeLeaseServiceServicer_to_server,
 )
-from anneal.trainer.v1.tuning_job_pb2 import BACKEND_BUILTIN, TuningJob
+from anneal.trainer.v1.tuning_job_pb2 import BACKEND_BUILTIN, Checkpoint, TuningJob
 from anneal.transport import open_channel
 from services.common.faults import (
     Aborted,
@@ -26,16 +26,25 @@ from services.common.faults import (
 from services.common.ids import new_uid
 from services.common.server import ServerSettings, Service, running
 from services.trainer.node.device import Host
-from services.trainer.node.lease import Cause, Failure, Lease, LeaseLost, LocalBase, Result
+from services.trainer.node.lease import (
+    Beat,
+    Cause,
+    Failure,
+    Lease,
+    LeaseLost,
+    LocalBase,
+    Result,
+    StoredCheckpoint,
+)
 from services.trainer.node.leases_grpc import GrpcLeases, Refused
 
 LEASE = Lease(
     job="projects/default/tuningJobs/first",
+    uid="0a1b",
     attempt=2,
     duration_s=30,
     dataset_digest="ab" * 32,
     base=LocalBase("cd" * 32),
-    resume_checkpoint="",
     seed=0,
     method={},
     training={},
@@ -47,11 +56,12 @@ class LeaseService(NodeLeaseServiceServicer):
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
+        self.lease: pb.Lease | None = None
         self.fault: Exception | None = None
 
     async def ClaimTuningJob(self, request: Any, context: Any) -> pb.ClaimTuningJobResponse:
         self._answer(request)
-        return pb.ClaimTuningJobResponse()
+        return pb.ClaimTuningJobResponse(lease=self.lease)
 
     async def HeartbeatTuningJob(self, request: Any, context: Any) -> pb.HeartbeatTuningJobResponse:
         self._answer(request)
@@ -88,7 +98,7 @@ async def leases(service: LeaseService) -> AsyncGenerator[GrpcLeases]:
 def calls(leases: GrpcLeases) -> tuple[Callable[[], Any], ...]:
     """The three calls under a lease."""
     return (
-        lambda: leases.heartbeat(LEASE, 3, None),
+        lambda: leases.heartbeat(LEASE, Beat(3)),
         lambda: leases.complete(LEASE, Result("ef" * 32, "cd" * 32, "1"), 7),
         lambda: leases.fail(LEASE, Failure(Cause.STORAGE, "no disk"), 7),
     )
@@ -184,7 +194,41 @@ async def test_each_cause_is_told_by_its_name(
 async def test_a_heartbeat_brings_word_of_a_cancel(
     leases: GrpcLeases, service: LeaseService
 ) -> None:
-    assert await leases.heartbeat(LEASE, 3, None)
+    assert await leases.heartbeat(LEASE, Beat(3))
     (request,) = service.asked
     assert (request.name, request.attempt, request.step) == (LEASE.job, 2, 3)
     assert not request.HasField("checkpoint")
+
+
+async def test_a_heartbeat_tells_of_what_is_stored_and_what_is_of_no_use(
+    leases: GrpcLeases, service: LeaseService
+) -> None:
+    stored = StoredCheckpoint(2, 50, "ab" * 32, 7, 0.5)
+    refused = StoredCheckpoint(1, 400, "cd" * 32, 7)
+
+    await leases.heartbeat(LEASE, Beat(50, stored, refused))
+
+    (request,) = service.asked
+    assert request.checkpoint == Checkpoint(
+        attempt=2, step=50, manifest_digest="ab" * 32, size_bytes=7, validation_loss=0.5
+    )
+    (told,) = request.refused_checkpoints
+    assert (told.attempt, told.step, told.HasField("validation_loss")) == (1, 400, False)
+
+
+async def test_a_lease_tells_what_earlier_attempts_left(
+    leases: GrpcLeases, service: LeaseService
+) -> None:
+    evaluated = Checkpoint(attempt=1, step=40, manifest_digest="ab" * 32, validation_loss=0.0)
+    not_evaluated = Checkpoint(attempt=1, step=30, manifest_digest="cd" * 32, size_bytes=7)
+    job = TuningJob(name=LEASE.job, uid="0a1b", attempt=2)
+    service.lease = pb.Lease(job=job, checkpoints=[evaluated, not_evaluated])
+
+    lease = await leases.claim(0)
+
+    assert lease is not None
+    assert lease.checkpoints == (
+        StoredCheckpoint(1, 40, "ab" * 32, 0, 0.0),
+        StoredCheckpoint(1, 30, "cd" * 32, 7, None),
+    )
+    assert lease.owner_of(1, 40) == "tuning-jobs/0a1b/1-40"

@@ -141,6 +141,27 @@ async def test_a_node_that_stops_hands_its_job_to_another(world: World, undistur
     assert await world.adapter(job) == undisturbed
 
 
+async def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before_and_no_byte(
+    world: World, undisturbed: str
+) -> None:
+    job = await world.create("first")
+    async with world.node("node-a"):
+        await world.reached(job, "checkpoint", 10)
+        await world.reached(job, "step", 12)
+    *_, whole, newest = world.checkpoints(job, attempt=1)
+    world.damage_checkpoint(job, 1, newest)
+    async with world.node("node-b"):
+        events = await world.history(job)
+    assert_no_gap(events)
+    assert steps_of(events, attempt=2) == ALL_STEPS[whole:]
+    warnings = [event.log.message for event in events if "of no use" in event.log.message]
+    assert [text.split(":")[0] for text in warnings] == [
+        f"the checkpoint of step {newest} is of no use"
+    ]
+    assert (await world.get(job)).state == TuningJob.STATE_SUCCEEDED
+    assert await world.adapter(job) == undisturbed
+
+
 async def test_a_job_that_can_not_be_trained_fails_once_and_says_why(world: World) -> None:
     async with world.node():
         job = await world.create("first", max_sequence_tokens=8)

@@ -186,6 +186,18 @@ class World:
                     return message
         raise AssertionError("the stream never ends")
 
+    def checkpoints(self, job: job_pb.TuningJob, attempt: int) -> list[int]:
+        """The steps of those of an attempt that are in the blob store."""
+        folders = self._checkpoints_of(job).glob(f"{attempt}-*")
+        return sorted(int(folder.name.split("-")[1]) for folder in folders)
+
+    def damage_checkpoint(self, job: job_pb.TuningJob, attempt: int, step: int) -> None:
+        for blob in (self._checkpoints_of(job) / f"{attempt}-{step}").glob("sha256/*/*"):
+            blob.write_bytes(b"damaged")
+
+    def _checkpoints_of(self, job: job_pb.TuningJob) -> Path:
+        return self.scratch / "blobs" / "owned" / "tuning-jobs" / job.uid
+
     async def manifest(self, digest: str) -> Manifest:
         return Manifest.parse(await self.material.blobs.read(digest))
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.trainer.control.domain.automatic import resolved
@@ -39,9 +39,11 @@ def chosen(
     method: str = "lora",
     model: Architecture | None = TINY,
     examples: Examples = SUPPORT,
+    backend: str = "BUILTIN",
     **training: Any,
 ) -> TrainingParameters:
-    asked = {"method": {"kind": method}, "training": {"auto": True, **training}}
+    given = {"auto": True, **training}
+    asked = {"method": {"kind": method}, "backend": backend, "training": given}
     return resolved(checked_settings(asked), model, examples).training
 
 
@@ -122,6 +124,20 @@ def test_long_examples_are_given_room_up_to_the_models_positions() -> None:
     assert chosen(model=None, examples=Examples(100, 0.0)).max_sequence_tokens == 512
 
 
+def test_texts_are_split_whatever_their_length() -> None:
+    """Ten books of 100,000 tokens: nine are learnt, in 196 pieces of 511 tokens each."""
+    training = chosen(model=llama(), examples=Examples(10, 1e5, are_texts=True))
+    assert training.max_sequence_tokens == 512
+    assert (training.batch_size, training.epochs) == (32, 6)
+    assert values(training, "warmup_steps", "evaluate_every", "checkpoint_every") == (11, 34, 34)
+
+
+def test_no_more_of_texts_is_held_out_than_of_other_examples() -> None:
+    """One text of 5,000 has the thousand pieces."""
+    texts = Examples(5000, 511_001.0, are_texts=True)
+    assert chosen(examples=texts).validation_fraction == 2e-4
+
+
 def test_steps_that_are_told_are_divided_as_those_of_epochs_are() -> None:
     training = chosen(max_steps=1000)
     assert values(training, "warmup_steps", "evaluate_every", "checkpoint_every") == (30, 100, 100)
@@ -143,24 +159,31 @@ def test_nothing_is_stopped_early_without_evaluations_or_repeated_examples(
     assert chosen(**told).early_stopping_patience == 0
 
 
+@pytest.mark.parametrize("backend", ["UNSLOTH", "AXOLOTL"])
+def test_nothing_is_asked_of_a_tool_that_it_can_not_do(backend: str) -> None:
+    assert chosen(backend=backend).early_stopping_patience == 0
+
+
 def test_without_auto_everything_stays() -> None:
-    settings = checked_settings({"method": {"kind": "lora"}})
-    assert resolved(settings, TINY, SUPPORT) is settings
+    asked = checked_settings({"method": {"kind": "lora"}})
+    assert resolved(asked, TINY, SUPPORT) is asked
 
 
 def test_what_was_chosen_is_read_again_as_it_was_kept() -> None:
     asked = checked_settings({"method": {"kind": "lora"}, "training": {"auto": True}})
-    settings = resolved(asked, TINY, SUPPORT)
-    again = JobSettings.model_validate(settings.model_dump(mode="json"))
-    assert again == settings
-    assert resolved(again, llama(), LARGE) == settings
+    made = resolved(asked, TINY, SUPPORT)
+    again = JobSettings.model_validate(made.model_dump(mode="json"))
+    assert again == made
+    assert resolved(again, llama(), LARGE) == made
 
 
+@settings(deadline=None, derandomize=True, database=None)
 @given(
     method=st.sampled_from([method().kind for method in METHODS]),
     told=st.fixed_dictionaries({}, optional=TRAINING),
     count=st.integers(0, 10**12),
     mean_tokens=st.floats(0, 1e7),
+    are_texts=st.booleans(),
     positions=st.integers(0, 2**31 - 1),
     hidden=st.integers(1, 2**24),
 )
@@ -169,12 +192,13 @@ def test_any_mix_stays_within_the_limits_and_keeps_what_was_told(
     told: dict[str, Any],
     count: int,
     mean_tokens: float,
+    are_texts: bool,
     positions: int,
     hidden: int,
 ) -> None:
     shape = {"position_limit": positions, "hidden_size": hidden}
     model = TINY.model_copy(update=shape)
-    training = chosen(method, model, Examples(count, mean_tokens), **told)
+    training = chosen(method, model, Examples(count, mean_tokens, are_texts), **told)
 
     for field, value in told.items():
         assert getattr(training, field) == value

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from services.common.faults import FailedPrecondition, InvalidArgument
+from services.trainer.control import estimate_to_proto
 from services.trainer.control.domain.drafts import Draft, Specification
 from services.trainer.control.domain.estimation.architecture import checked_architecture
 from services.trainer.control.domain.estimation.devices import Corrections, Device, DeviceKind
@@ -19,9 +20,10 @@ from services.trainer.control.domain.estimation.estimates import (
 from services.trainer.control.domain.estimation.footprint import least_memory, peak_memory
 from services.trainer.control.domain.estimation.parameters import parameters
 from services.trainer.control.domain.estimation.reading import Examples
-from services.trainer.control.domain.estimation.remedies import in_gib, misfit
+from services.trainer.control.domain.estimation.remedies import can_train, in_gib, what_fits
 from services.trainer.control.domain.methods import METHODS
 from services.trainer.control.domain.nodes import Offer
+from services.trainer.control.domain.settings import Backend
 from tests.contract.trainer_control.world import (
     KnownBaseModels,
     known_base_models,
@@ -158,21 +160,32 @@ def test_a_job_too_large_as_it_asks_is_told_of_parts_that_do_fit() -> None:
     recomputing = "gradient_checkpointing ON fits." in made.remedies
     assert estimate(asked.with_training(gradient_checkpointing="ON")).fits == recomputing
     assert f"it can train from {in_gib(made.least_memory_bytes)} on" in made.remedies[-1]
-    assert misfit(asked) is None
+    assert can_train(asked)
 
 
 def test_a_job_that_cannot_fit_is_told_which_methods_do() -> None:
     asked = proposal("full", device=gpu(24))
     made = estimate(asked)
-    words = misfit(asked)
+    words = what_fits(asked)
 
     assert not made.fits
     assert words == made.remedies
+    assert not can_train(asked)
     need = in_gib(least_memory(asked.with_method(proposal("lora").method)).total_bytes)
     assert f"lora fits: it needs {need} at least." in words
     assert words[-1] == f"full needs a device with at least {in_gib(made.least_memory_bytes)}."
     enough = gpu(made.least_memory_bytes / GIB)
-    assert misfit(replace(asked, device=enough)) is None
+    assert can_train(replace(asked, device=enough))
+
+
+@pytest.mark.parametrize(("backend", "others"), [("BUILTIN", 4), ("UNSLOTH", 2)])
+def test_no_method_is_suggested_that_the_backend_does_not_train(backend: str, others: int) -> None:
+    asked = proposal("full", device=gpu(24))
+    settings = asked.settings.model_copy(update={"backend": Backend(backend)})
+    remedies = estimate(replace(asked, settings=settings)).remedies
+
+    assert len(remedies) == others + 1
+    assert remedies[0].startswith("lora fits")
 
 
 def test_a_job_that_forbids_recomputing_is_told_to_allow_it() -> None:
@@ -184,14 +197,26 @@ def test_a_job_that_forbids_recomputing_is_told_to_allow_it() -> None:
     asked = proposal("lora", training, examples=Examples(1000, 8192.0))
     allowed = asked.with_training(gradient_checkpointing="AUTO")
     between = (least_memory(asked).total_bytes + least_memory(allowed).total_bytes) / 2 / GIB
-    words = misfit(replace(asked, device=gpu(between)))
+    words = what_fits(replace(asked, device=gpu(between)))
 
-    assert words is not None
     assert words[0].startswith("gradient_checkpointing AUTO fits")
 
 
 def test_figures_beyond_all_bounds_stay_figures() -> None:
-    given = llama().model_dump() | {"parameter_count": 2**44, "layer_count": 2**16}
+    given = llama().model_dump() | {
+        "parameter_count": 2**44,
+        "layer_count": 2**16,
+        "decoder_layer_count": 2**16,
+        "head_count": 2**16,
+        "key_value_head_count": 2**16,
+        "head_size": 2**8,
+    }
+    largest = {
+        "prefix": {"prefix_length": 4096, "projection_size": 16_384},
+        "adapter": {"adapter_size": 16_384, "placement": "HOULSBY"},
+        "lora": {"rank": 512, "dora": True},
+        "qlora": {"rank": 512},
+    }
     training = {
         "batch_size": 4096,
         "max_sequence_tokens": 1_048_576,
@@ -206,12 +231,34 @@ def test_figures_beyond_all_bounds_stay_figures() -> None:
                 training,
                 model=checked_architecture(given | {"position_limit": 0}),
                 device=slow,
-                examples=Examples(2**62, 1e6),
+                examples=Examples(2**62, 1e6, are_texts=True),
+                **largest.get(kind, {}),
             ),
             price_per_hour=1e9,
         )
         assert made.peak_memory.total_bytes < 2**63
         assert made.duration_s == 315_576_000_000
+        message = estimate_to_proto.estimate(made)
+        assert message.trainable_parameters == made.trainable_parameters
+        assert message.total_steps == made.total_steps
+
+
+def test_more_steps_than_fit_into_32_bits_are_told() -> None:
+    training = {"batch_size": 1, "epochs": 1000, "validation_fraction": 0}
+    made = estimate(proposal(training=training, examples=Examples(3_000_000, 100.0)))
+
+    assert estimate_to_proto.estimate(made).total_steps == 3 * 10**9
+
+
+@pytest.mark.parametrize("counted", ["head_count", "key_value_head_count"])
+def test_heads_that_are_wider_than_any_model_are_refused(counted: str) -> None:
+    given = llama().model_dump() | {counted: 2**16, "head_size": 2**8 + 1}
+    with pytest.raises(InvalidArgument) as fault:
+        checked_architecture(given)
+
+    (violation,) = fault.value.violations
+    assert (violation.field, violation.reason) == ("architecture.head_size", "HEADS_TOO_WIDE")
+    assert counted in violation.description
 
 
 @dataclass
@@ -268,6 +315,43 @@ async def test_without_a_method_all_five_are_estimated_in_order() -> None:
     assert list(made) == KINDS
     assert [one.calibrating_runs for one in made.values()] == [0, 0, 3, 0, 0]
     assert list(await asked(Fleet(gpu()), call({"method": {"kind": "prefix"}}))) == ["prefix"]
+
+
+async def test_without_a_method_those_that_the_backend_trains_are_estimated() -> None:
+    made = await asked(Fleet(gpu()), call({"backend": "AXOLOTL"}))
+
+    assert list(made) == ["full", "lora", "qlora"]
+
+
+async def test_of_a_model_that_no_text_can_hold_nothing_is_looked_up() -> None:
+    corrections = {"lora on x\N{REPLACEMENT CHARACTER}": Corrections(1.5, 1.0, runs=3)}
+    given = {"kind": "CUDA", "model": "x\0", "memory_bytes": 80 * GIB}
+    made = await asked(
+        Fleet(corrections=corrections), call({"method": {"kind": "lora"}}, device=given)
+    )
+
+    assert made["lora"].calibrating_runs == 3
+
+
+async def test_texts_are_estimated_in_pieces() -> None:
+    """270 of 300 texts of 5,111 tokens are learnt, ten pieces each, three times."""
+    fleet = Fleet(gpu())
+    known = known_datasets()
+    known.versions = {name: replace(one, are_texts=True) for name, one in known.versions.items()}
+    specification = Specification(known, known_base_models(), known_model_versions(), fleet)
+    of_texts = call({"method": {"kind": "lora"}}, circumstances={"mean_example_tokens": 5111.0})
+    (made,), _ = await Estimates(specification, fleet, fleet).of(of_texts)
+
+    assert (made.total_steps, made.tokens) == (-(-2700 // 8) * 3, 3 * 2700 * 512)
+
+
+async def test_what_a_model_can_not_learn_is_refused() -> None:
+    t5 = SMALL.model_dump() | {"decoder_layer_count": 2}
+    job = {"method": {"kind": "lora"}, "training": {"packing": True}}
+    with pytest.raises(InvalidArgument) as fault:
+        await asked(Fleet(gpu()), call(job, architecture=t5))
+
+    assert fault.value.reason == "MODEL_LACKS_PACKING"
 
 
 async def test_the_registrys_architecture_is_taken_if_none_is_given() -> None:

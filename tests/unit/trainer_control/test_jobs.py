@@ -10,7 +10,6 @@ from services.common.ids import content_id
 from services.trainer.control.domain.endings import Cause, Failure, Result, mark_of
 from services.trainer.control.domain.errors import BaseModelMismatch, StaleAttempt, WrongState
 from services.trainer.control.domain.job import (
-    Checkpoint,
     JobSpec,
     ManifestSource,
     TuningJob,
@@ -189,13 +188,8 @@ def test_only_the_current_attempt_of_a_held_job_may_write(state: State, attempt:
     assert refusal.value.metadata["current_attempt"] == "1"
 
 
-def test_a_checkpoint_never_goes_back() -> None:
-    kept = job().kept(LATER, Checkpoint(50, "new"))
-
-    assert kept.kept(LATER, Checkpoint(40, "old")).checkpoint == Checkpoint(50, "new")
-    assert kept.kept(LATER, Checkpoint(50, "same step")).checkpoint == Checkpoint(50, "same step")
-    assert kept.kept(LATER, None).checkpoint == Checkpoint(50, "new")
-    assert kept.kept(LATER, None).lease_expire_time == LATER
+def test_a_sign_of_life_keeps_the_lease_and_changes_nothing_else() -> None:
+    assert job().kept(LATER) == replace(job(), lease_expire_time=LATER)
 
 
 def test_every_change_of_state_changes_the_etag_and_progress_does_not() -> None:

@@ -44,6 +44,7 @@ def test_the_largest_device_is_that_of_most_memory_and_then_of_most_speed() -> N
     assert largest(offers) == GPU
     assert largest(offers[:2]) == slower
     assert largest([replace(OFFER, device=None)]) is None
+    assert largest([replace(OFFER, device=replace(GPU, memory_bytes=0))]) is None
 
 
 @pytest.mark.parametrize("offers", [[], [UNSLOTH], [OFFER, UNSLOTH]])

@@ -66,10 +66,34 @@ def test_no_part_is_larger_than_all_that_there_is() -> None:
 
 
 def test_an_example_is_as_long_as_the_job_and_the_model_let_it_be() -> None:
-    assert read(mean=5000.0, max_sequence_tokens=300, batch_size=1).largest == Part(304, 304)
+    assert read(mean=5000.0, max_sequence_tokens=300, batch_size=1).largest == Part(300, 300)
     assert read(mean=0, max_sequence_tokens=300).mean_tokens == 300
     assert read(mean=50_000.0, max_sequence_tokens=100_000).mean_tokens == 8192
     assert read(mean=10.0, max_sequence_tokens=512, batch_size=1).largest == Part(80, 80)
+
+
+@pytest.mark.parametrize("length", [1, 300, 512, 513, 1023, 1024, 100_000])
+def test_texts_are_split_as_the_encoder_splits_them(length: int) -> None:
+    """A piece begins with the last token of the piece before it."""
+    text = range(length)
+    pieces = [text[start : start + 512] for start in range(0, max(1, length - 1), 511)]
+    found = reading(
+        llama(),
+        TrainingParameters(epochs=1, batch_size=1, validation_fraction=0),
+        Examples(10, float(length), are_texts=True),
+    )
+    assert found.steps == found.example_count == 10 * len(pieces)
+    assert found.tokens == 10 * sum(map(len, pieces))
+    assert found.largest.row_tokens <= 512
+
+
+def test_texts_are_held_out_whole() -> None:
+    training = TrainingParameters(epochs=1, batch_size=1, evaluate_every=0)
+    found = reading(llama(), training, Examples(10, 511.0 * 20 + 1, are_texts=True))
+    assert found.steps == 9 * 20
+    assert found.evaluated_tokens == 20 * 512
+    alone = reading(llama(), training, Examples(1, 511.0 * 20 + 1, are_texts=True))
+    assert (alone.steps, alone.evaluated_tokens) == (20, 0)
 
 
 def test_held_out_examples_are_looked_at_at_each_evaluation() -> None:

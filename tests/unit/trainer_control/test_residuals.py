@@ -22,7 +22,7 @@ EXPECTED = Expected(peak_bytes=1000, tokens_per_second=100.0)
 
 
 def result(**metrics: float) -> Result:
-    return Result("ab" * 32, metrics=metrics)
+    return Result("ab" * 32, metrics={"steps": 50, **metrics})
 
 
 def took(peak: float | None, duration: float | None) -> Residual:
@@ -47,6 +47,19 @@ def test_what_one_side_does_not_know_has_no_ratio() -> None:
 def test_a_run_of_which_nothing_can_be_compared_leaves_nothing(told: float) -> None:
     assert residual(RUN, result(training_loss=1.0), EXPECTED) is None
     assert residual(RUN, result(peak_memory_bytes=told, tokens_per_second=told), EXPECTED) is None
+
+
+def test_of_a_short_run_the_speed_does_not_count() -> None:
+    told = result(peak_memory_bytes=1200, tokens_per_second=50, steps=49)
+
+    assert residual(RUN, told, EXPECTED) == took(1.2, None)
+    assert residual(RUN, result(tokens_per_second=50, steps=10), EXPECTED) is None
+
+
+def test_the_last_twenty_of_each_ratio_count() -> None:
+    short, long = [took(1.5, None)] * 20, [took(1.1, 2.0)] * 25
+
+    assert corrections([*short, *long]) == Corrections(1.5, 2.0, 40)
 
 
 def test_without_runs_nothing_is_corrected() -> None:

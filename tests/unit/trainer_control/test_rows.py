@@ -15,6 +15,7 @@ from services.trainer.control.domain.methods import LoraMethod
 from services.trainer.control.domain.names import ModelVersionName
 from services.trainer.control.domain.resumes import ResumeCertificate
 from services.trainer.control.domain.settings import TrainingParameters
+from tests.unit.trainer_control.proposals import llama
 from tests.unit.trainer_control.test_jobs import job
 
 TRAINING_OF_0_1_0: dict[str, Any] = {
@@ -85,6 +86,15 @@ def test_how_large_a_job_is_is_read_as_it_was_written() -> None:
     sizes = Sizes(architecture, 4000, Examples(300, 71.5))
     sized = replace(job(), spec=replace(job().spec, sizes=sizes))
     assert tuning_job(row_of(sized)) == sized
+
+
+def test_examples_that_were_written_before_texts_were_told_apart_are_conversations() -> None:
+    sizes = Sizes(llama(), 4000, Examples(300, 71.5))
+    row = row_of(replace(job(), spec=replace(job().spec, sizes=sizes)))
+    spec = json.loads(row.spec)
+    del spec["sizes"]["examples"]["are_texts"]
+    row.spec = json.dumps(spec)
+    assert tuning_job(row).spec.sizes == sizes
 
 
 def test_a_job_that_was_written_before_there_were_estimates_has_no_sizes() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from services.common.ids import content_id
 from services.trainer.control.domain.endings import Cause, Failure, Result
-from services.trainer.control.domain.names import TuningSweepName
+from services.trainer.control.domain.names import TuningJobName, TuningSweepName
 from services.trainer.control.domain.settings import JobSettings
 from services.trainer.control.domain.states import State
 from services.trainer.control.domain.sweeps.errors import WrongSweepState
@@ -25,6 +25,8 @@ from services.trainer.control.domain.sweeps.sweep import (
     steps_until_one_is_left,
 )
 from services.trainer.control.domain.sweeps.trials import outcome_of
+from services.trainer.control.domain.sweeps.tuning_sweeps import MAX_PAGE_SIZE, SweepView
+from services.trainer.control.sweep_to_proto import tuning_sweep
 from tests.unit.trainer_control.test_jobs import job
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -207,6 +209,37 @@ def test_trials_have_names_and_uids_of_their_own_that_the_sweep_decides() -> Non
         one.name,
     )
     assert (queued.state, queued.ready_time) == (State.QUEUED, LATER)
+
+
+def test_trials_whose_names_are_taken_get_others_and_the_rest_keep_theirs() -> None:
+    begun = sweep(3)
+    first, second, third = begun.trials
+
+    one = begun.with_other_ids({second.job})
+
+    moved = one.trials[1]
+    assert one == replace(begun, trials=(first, moved, third))
+    assert moved == replace(second, job=moved.job, uid=moved.uid)
+    assert moved.job.tuning_job.startswith("trial-1-2-")
+    again = one.with_other_ids({second.job, moved.job}).trials[1]
+    assert len({second.job, moved.job, again.job}) == 3
+    assert len({second.uid, moved.uid, again.uid}) == 3
+
+
+def test_a_page_of_the_largest_sweeps_fits_into_a_message() -> None:
+    one = sweep(16, ranks=8, reduction=2, first=1, last=1_000_000)
+    while one.state is SweepState.RUNNING:
+        one = heard(one, *scored(*map(float, range(len(open_trials(one))))))
+    trials = [
+        replace(trial, job=TuningJobName("p" * 63, trial.job.tuning_job)) for trial in one.trials
+    ]
+    states = {trial.job: State.SUCCEEDED for trial in trials}
+
+    message = tuning_sweep(SweepView(replace(one, trials=tuple(trials)), states))
+
+    assert len(message.trials) == 255
+    most_of_the_rest = 30_000  # its job's labels and target modules, the causes of a failure
+    assert MAX_PAGE_SIZE * (message.ByteSize() + most_of_the_rest) < 4 * 2**20
 
 
 @pytest.mark.parametrize(

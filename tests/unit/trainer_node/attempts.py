@@ -1,8 +1,10 @@
 """An attempt with an engine of a few lines, and what stands around it."""
 
 import asyncio
+import hashlib
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import dedent
@@ -15,6 +17,7 @@ from services.common.directories import Directories
 from services.common.testing.clock import FakeClock
 from services.trainer.node.attempt import Attempt, AttemptSettings
 from services.trainer.node.lease import (
+    Beat,
     Failure,
     Lease,
     LeaseLost,
@@ -25,6 +28,7 @@ from services.trainer.node.lease import (
 from services.trainer.node.telemetry import Telemetry
 
 JOB = "projects/default/tuningJobs/first"
+UID = "0a1b"
 PRELUDE = """
 import json, os, pathlib, signal, sys, time
 
@@ -44,6 +48,9 @@ def checkpoint(number):
     path.mkdir(parents=True)
     (path / "state.json").write_text(str(number))
     emit("checkpoint", step=number, path=str(path), digest="")
+
+def evaluated(number, loss):
+    emit("eval", step=number, loss=loss, token_accuracy=0.5, examples=1, tokens=1, best_loss=loss)
 
 def finish():
     (work / "artifacts").mkdir()
@@ -76,17 +83,20 @@ class MemoryLeases:
     lost: bool = False
     trouble: list[Exception] = field(default_factory=list)
     checkpoints: list[StoredCheckpoint] = field(default_factory=list)
+    refused: list[tuple[int, int]] = field(default_factory=list)
     told: list[tuple[Result | Failure, int]] = field(default_factory=list)
     heard: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def claim(self, wait_s: float) -> Lease | None:
         return None
 
-    async def heartbeat(self, lease: Lease, step: int, checkpoint: StoredCheckpoint | None) -> bool:
+    async def heartbeat(self, lease: Lease, beat: Beat) -> bool:
         self._answer(lease)
-        if checkpoint is not None:
-            self.checkpoints.append(checkpoint)
+        if beat.stored is not None:
+            self.checkpoints.append(beat.stored)
             self.heard.set()
+        if beat.refused is not None:
+            self.refused.append((beat.refused.attempt, beat.refused.step))
         return self.cancelled
 
     async def complete(self, lease: Lease, result: Result, event_count: int) -> None:
@@ -119,22 +129,23 @@ class World:
     def attempt(
         self,
         program: str,
-        resume: str = "",
+        checkpoints: Sequence[StoredCheckpoint] = (),
         start: str = "",
         patience_s: float = 30,
         grace_s: float = 5,
     ) -> Attempt:
         lease = Lease(
             job=JOB,
+            uid=UID,
             attempt=2,
             duration_s=0.3,
             dataset_digest=self._dataset,
             base=LocalBase(self._base_model),
-            resume_checkpoint=resume,
             seed=0,
             method={},
             training={},
             start_manifest_digest=start,
+            checkpoints=tuple(checkpoints),
         )
         engine = (sys.executable, "-c", PRELUDE + dedent(program))
         settings = AttemptSettings(self.work_dir, 1, 1, grace_s, patience_s, engine)
@@ -166,10 +177,23 @@ class World:
 
     async def store(self, **files: str) -> str:
         """A directory of these files in the blob store."""
+        return await self._stored(self._directories, files)
+
+    async def checkpoint(self, step: int, **files: str) -> StoredCheckpoint:
+        """One of the first attempt's."""
+        owned = self._directories.owned_by(f"tuning-jobs/{UID}/1-{step}")
+        return StoredCheckpoint(1, step, await self._stored(owned, files), 0)
+
+    async def damage(self, content: str) -> None:
+        """The bytes of the blob with this content, wherever it is."""
+        for path in self.work_dir.parent.rglob(hashlib.sha256(content.encode()).hexdigest()):
+            path.write_text("damaged")
+
+    async def _stored(self, directories: Directories, files: Mapping[str, str]) -> str:
         directory = self.work_dir.parent / "to-store"
         directory.mkdir()
         for name, content in files.items():
             (directory / name).write_text(content)
-        stored = await self._directories.store(directory, {})
+        stored = await directories.store(directory, {})
         shutil.rmtree(directory)
         return stored.manifest_digest

@@ -13,8 +13,9 @@ from services.trainer.node.lease import (
     Cause,
     Failure,
     Result,
+    StoredCheckpoint,
 )
-from tests.unit.trainer_node.attempts import AwayBlobs, World
+from tests.unit.trainer_node.attempts import UID, AwayBlobs, World
 
 
 @pytest.fixture
@@ -47,8 +48,10 @@ async def test_an_engine_that_does_not_leave_after_its_last_word_is_killed(world
 async def test_a_checkpoint_is_reported_when_all_before_it_is_stored(world: World) -> None:
     await world.run("step(1); step(2); checkpoint(2); step(3); finish()")
     (reported,) = world.leases.checkpoints
-    manifest = Manifest.parse(await world.blobs.read(reported.manifest_digest))
-    assert await world.blobs.read(manifest.files[0].sha256) == b"2"
+    owned = world.blobs.owned_by(f"tuning-jobs/{UID}/2-2")
+    manifest = Manifest.parse(await owned.read(reported.manifest_digest))
+    assert await owned.read(manifest.files[0].sha256) == b"2"
+    assert not await world.blobs.exists(reported.manifest_digest)
     numbers = [event.attempt_sequence for event in world.events()]
     assert numbers == [1, 2, 3, 4]
     (told,) = [e.checkpoint for e in world.events() if e.HasField("checkpoint")]
@@ -99,23 +102,114 @@ async def test_an_engine_that_speaks_another_language_is_ended(world: World, lin
     assert line in failure.message.replace("'", '"')
 
 
-async def test_a_refused_checkpoint_makes_training_begin_anew(world: World) -> None:
-    resume = await world.store(state="damaged")
+async def test_training_goes_on_from_the_newest_checkpoint(world: World) -> None:
+    newest, older = await world.checkpoint(9, state="nine"), await world.checkpoint(6, state="six")
+    program = """
+        assert (pathlib.Path(job["resume_from"]) / "state").read_text() == "nine"
+        finish()
+        """
+    assert isinstance(await world.run(program, checkpoints=[newest, older]), Result)
+    assert not world.leases.refused
+    assert not world.events()
+
+
+async def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(world: World) -> None:
+    """Damaged as the engine sees it, as the blob store does, and so much that it is gone."""
+    refused = await world.checkpoint(9, state="from another job")
+    damaged = await world.checkpoint(8, state="eight")
+    gone = StoredCheckpoint(1, 7, "ab" * 32, 0)
+    whole = await world.checkpoint(6, state="six")
+    await world.damage("eight")
+    result = await world.run(
+        """
+        state = (pathlib.Path(job["resume_from"]) / "state").read_text()
+        if state != "six":
+            emit("failed", kind="error", message=f"its state is {state}")
+            sys.exit(5)
+        step(7)
+        finish()
+        """,
+        checkpoints=[refused, damaged, gone, whole],
+    )
+    assert isinstance(result, Result)
+    assert world.leases.refused == [(1, 9), (1, 8), (1, 7)]
+    *warnings, step = world.events()
+    assert step.step.step == 7
+    assert {event.log.level for event in warnings} == {pb.LogLine.LEVEL_WARNING}
+    of_9, of_8, of_7 = (event.log.message for event in warnings)
+    assert of_9 == "the checkpoint of step 9 is of no use: its state is from another job"
+    assert of_8.startswith("the checkpoint of step 8 is of no use: the bytes of blob ")
+    assert of_7.startswith("the checkpoint of step 7 is of no use: no blob abab")
+
+
+async def test_without_a_checkpoint_of_use_training_begins_anew(world: World) -> None:
     result = await world.run(
         """
         if job["resume_from"] is not None:
-            assert os.listdir(job["resume_from"]) == ["state"]
             emit("failed", kind="error", message="its state is unreadable")
             sys.exit(5)
         step(1)
         finish()
         """,
-        resume=resume,
+        checkpoints=[await world.checkpoint(9, state="?"), await world.checkpoint(6, state="?")],
     )
     assert isinstance(result, Result)
-    first = world.events()[0].log
-    assert first.level == pb.LogLine.LEVEL_WARNING
-    assert "training begins anew: its state is unreadable" in first.message
+    assert world.leases.refused == [(1, 9), (1, 6)]
+    assert world.events()[2].log.message == "no checkpoint is left: training begins anew"
+
+
+async def test_a_refusal_is_told_before_anything_is_trained(world: World) -> None:
+    world.leases.trouble = [Unavailable("TRAINER_DOWN", "nobody answers")]
+    program = "step(1); checkpoint(1); finish()"
+    refused = [StoredCheckpoint(1, 9, "ab" * 32, 0)]
+    assert isinstance(await world.run(program, checkpoints=refused), Result)
+    assert world.leases.refused == [(1, 9)]
+    assert [checkpoint.step for checkpoint in world.leases.checkpoints] == [1]
+
+
+async def test_a_stop_is_no_reason_to_refuse_a_checkpoint(world: World) -> None:
+    program = """
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))
+        step(1)
+        time.sleep(60)
+        """
+    kept = [await world.checkpoint(9, state="nine")]
+    failure = await world.run_and_cancel(program, checkpoints=kept)
+    assert isinstance(failure, Failure)
+    assert failure.cause is Cause.CANCELLED
+    assert not world.leases.refused
+
+
+async def test_a_checkpoint_has_the_held_out_loss_of_its_step(world: World) -> None:
+    await world.run("evaluated(1, 0.75); checkpoint(1); checkpoint(2); finish()")
+    losses = {one.step: one.validation_loss for one in world.leases.checkpoints}
+    assert losses == {1: 0.75, 2: None}
+    assert {one.attempt for one in world.leases.checkpoints} == {2}
+
+
+async def test_a_checkpoint_told_twice_is_stored_once(world: World) -> None:
+    world.blobs.away = True  # the first is still on its way when the second is told
+    program = "checkpoint(1); time.sleep(0.2); checkpoint(1); finish()"
+    running = asyncio.create_task(world.attempt(program).run())
+    await asyncio.sleep(0.5)
+    world.blobs.away = False
+    await asyncio.wait_for(running, 10)
+    assert isinstance(world.outcome(), Result)
+    assert [checkpoint.step for checkpoint in world.leases.checkpoints] == [1]
+
+
+async def test_an_engine_that_turns_to_nonsense_has_its_checkpoint_kept(world: World) -> None:
+    world.blobs.away = True
+    program = "step(1); checkpoint(1); print('nonsense', flush=True); time.sleep(60)"
+    running = asyncio.create_task(world.attempt(program).run())
+    await asyncio.sleep(0.5)
+    assert not world.leases.told
+    world.blobs.away = False
+    await asyncio.wait_for(running, 10)
+    failure = world.outcome()
+    assert isinstance(failure, Failure)
+    assert failure.cause is Cause.ENGINE_ERROR
+    assert [checkpoint.step for checkpoint in world.leases.checkpoints] == [1]
 
 
 async def test_an_earlier_result_is_laid_out_for_the_engine_to_go_on_from(world: World) -> None:
@@ -139,12 +233,6 @@ async def test_an_earlier_result_that_is_gone_ends_the_attempt(world: World) -> 
     assert isinstance(failure, Failure)
     assert failure.cause is Cause.STORAGE
     assert "abab" in failure.message
-
-
-async def test_a_checkpoint_that_is_gone_makes_training_begin_anew(world: World) -> None:
-    result = await world.run("assert job['resume_from'] is None; finish()", resume="ab" * 32)
-    assert isinstance(result, Result)
-    assert "training begins anew: no blob abab" in world.events()[0].log.message
 
 
 async def test_a_cancelled_job_stops_its_engine(world: World) -> None:

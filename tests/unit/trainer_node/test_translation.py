@@ -30,11 +30,11 @@ from tests.unit.trainer_node.test_engine_settings import METHODS, TRAINING
 
 LEASE = Lease(
     job="projects/default/tuningJobs/first",
+    uid="0a1b",
     attempt=2,
     duration_s=30,
     dataset_digest="ab" * 32,
     base=LocalBase("cd" * 32),
-    resume_checkpoint="",
     seed=-7,
     method={"kind": "lora", "rank": 8, "target_modules": ["q_proj"]},
     training={"epochs": 3.0},
@@ -168,18 +168,33 @@ def test_a_resumption_keeps_its_proof() -> None:
 
 def test_a_version_keeps_the_figures_that_there_are() -> None:
     finished = told(Finished(12, 1.5, 1.25, None, ()))
-    assert translation.metrics(finished, None) == {
+    assert translation.metrics(finished, 1) == {
         "steps": 12,
         "training_loss": 1.5,
         "best_loss": 1.25,
     }
-    held_out = told(Evaluated(12, 1.75, 0.5, 4, 200, 1.75))
     finished = told(
-        Finished(12, 1.5, 1.25, 1.75, (), peak_memory_bytes=10**9, tokens_per_second=250.5)
+        Finished(12, 1.5, 1.25, 1.75, (), 0.5, peak_memory_bytes=10**9, tokens_per_second=250.5)
     )
-    figures = translation.metrics(finished, held_out)
+    figures = translation.metrics(finished, 1)
     assert (figures["validation_loss"], figures["token_accuracy"]) == (1.75, 0.5)
     assert (figures["peak_memory_bytes"], figures["tokens_per_second"]) == (1e9, 250.5)
+
+
+def test_the_sum_of_several_processes_memory_is_no_peak_of_a_device() -> None:
+    finished = told(
+        Finished(12, 1.5, 1.25, None, (), peak_memory_bytes=10**9, tokens_per_second=250.5)
+    )
+    figures = translation.metrics(finished, 2)
+    assert "peak_memory_bytes" not in figures
+    assert figures["tokens_per_second"] == 250.5
+
+
+def test_a_checkpoint_has_the_held_out_loss_of_its_own_step() -> None:
+    evaluated = told(Evaluated(12, 1.75, 0.5, 4, 200, 1.75))
+    assert translation.held_out_loss(evaluated, 12) == 1.75
+    assert translation.held_out_loss(evaluated, 13) is None
+    assert translation.held_out_loss(None, 12) is None
 
 
 def test_a_log_line_that_no_wire_could_carry_is_made_to_fit() -> None:

@@ -5,16 +5,22 @@ from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 import grpc.aio
+import structlog
 from google.protobuf.json_format import MessageToDict
+from structlog.typing import FilteringBoundLogger
 
+from anneal.dataset.v1 import dataset_pb2
 from anneal.dataset.v1 import dataset_service_pb2 as dataset_pb
 from anneal.registry.v1 import model_pb2
 from anneal.registry.v1 import registry_service_pb2 as registry_pb
 from anneal.registry.v1.base_model_pb2 import BaseModel as BaseModelMessage
 from anneal.registry.v1.base_model_pb2 import BaseModelSource as SourceMessage
-from services.common.faults import Unavailable
+from services.common.faults import InvalidArgument, Unavailable
 from services.trainer.control import from_proto
-from services.trainer.control.domain.estimation.architecture import checked_architecture
+from services.trainer.control.domain.estimation.architecture import (
+    Architecture,
+    checked_architecture,
+)
 from services.trainer.control.domain.job import BaseModelSource, HubSource, ManifestSource
 from services.trainer.control.domain.names import (
     BaseModelName,
@@ -30,6 +36,8 @@ if TYPE_CHECKING:  # the generated code has this class in its stubs only
 
 T = TypeVar("T")
 
+log: FilteringBoundLogger = structlog.get_logger(__name__)
+
 _DOWN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 
 
@@ -44,8 +52,13 @@ class GrpcDatasets:
         found = await _found("dataset", self._stub.GetDatasetVersion(request))
         if found is None:
             return None
-        resolved = DatasetVersionName.parse(found.name)
-        return DatasetVersion(resolved, found.digest, found.example_count, found.size_bytes)
+        return DatasetVersion(
+            name=DatasetVersionName.parse(found.name),
+            digest=found.digest,
+            example_count=found.example_count,
+            size_bytes=found.size_bytes,
+            are_texts=found.source_format == dataset_pb2.SOURCE_FORMAT_TEXT,
+        )
 
 
 class GrpcBaseModels:
@@ -97,14 +110,26 @@ async def _found(service: str, call: Awaitable[T]) -> T | None:
 
 
 def _base_model(message: BaseModelMessage) -> BaseModel:
-    told = message.architecture if message.HasField("architecture") else None
     return BaseModel(
         name=BaseModelName.parse(message.name),
         digest=message.digest,
         source=_source(message.source),
         size_bytes=message.size_bytes,
-        architecture=checked_architecture(from_proto.architecture(told)) if told else None,
+        architecture=_architecture(message),
     )
+
+
+def _architecture(message: BaseModelMessage) -> Architecture | None:
+    """None also of one that the estimates can not be made of: its jobs need none."""
+    if not message.HasField("architecture"):
+        return None
+    try:
+        return checked_architecture(from_proto.architecture(message.architecture))
+    except InvalidArgument as fault:
+        log.warning(
+            "base_model.architecture_unusable", base_model=message.name, reason=fault.message
+        )
+        return None
 
 
 def _model_version(message: model_pb2.ModelVersion) -> ModelVersion:

@@ -57,19 +57,21 @@ class SqlResiduals:
         self._session.add(ResidualRow.model_validate(values))
 
     async def last(self, method: str, device_model: str, limit: int) -> Sequence[Residual]:
-        believed = or_(
-            col(ResidualRow.peak_ratio).between(LEAST_RATIO, MOST_RATIO),
-            col(ResidualRow.duration_ratio).between(LEAST_RATIO, MOST_RATIO),
+        of_these = (
+            col(ResidualRow.method) == method,
+            col(ResidualRow.device_model) == device_model,
+        )
+        jobs = (
+            select(ResidualRow.job)
+            .where(*of_these, col(ratio).between(LEAST_RATIO, MOST_RATIO))
+            .order_by(col(ResidualRow.time).desc(), col(ResidualRow.job))
+            .limit(limit)
+            for ratio in (ResidualRow.peak_ratio, ResidualRow.duration_ratio)
         )
         wanted = (
             select(ResidualRow)
-            .where(
-                col(ResidualRow.method) == method,
-                col(ResidualRow.device_model) == device_model,
-                believed,
-            )
+            .where(or_(*(col(ResidualRow.job).in_(one) for one in jobs)))
             .order_by(col(ResidualRow.time).desc(), col(ResidualRow.job))
-            .limit(limit)
         )
         return [_residual(row) for row in await self._session.exec(wanted)]
 

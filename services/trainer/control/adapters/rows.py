@@ -13,7 +13,6 @@ from services.trainer.control.domain.estimation.reading import Examples
 from services.trainer.control.domain.estimation.sizes import Sizes
 from services.trainer.control.domain.job import (
     BaseModelSource,
-    Checkpoint,
     HubSource,
     JobSpec,
     ManifestSource,
@@ -63,7 +62,6 @@ def changing_values(job: TuningJob) -> Values:
         "attempt_event_count": job.attempt_event_count,
         "progress": json.dumps(asdict(job.progress)),
         "failure": json.dumps(asdict(job.failure)) if job.failure else None,
-        "checkpoint": json.dumps(asdict(job.checkpoint)) if job.checkpoint else None,
         "resumes": json.dumps([asdict(one) for one in job.resumes]),
         "model_version": job.model_version,
         "node": job.node,
@@ -88,7 +86,6 @@ def tuning_job(row: JobRow) -> TuningJob:
         attempt_event_count=row.attempt_event_count,
         progress=Progress(**json.loads(row.progress)),
         failure=_failure(row.failure),
-        checkpoint=Checkpoint(**json.loads(row.checkpoint)) if row.checkpoint else None,
         resumes=tuple(_certificate(one) for one in json.loads(row.resumes)),
         model_version=row.model_version,
         node=row.node,

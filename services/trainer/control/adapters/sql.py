@@ -9,6 +9,7 @@ from sqlalchemy import event
 from services.common.outbox import Outbox
 from services.common.requests import Requests
 from services.common.store import Session, database_now
+from services.trainer.control.adapters.checkpoints import SqlCheckpoints
 from services.trainer.control.adapters.histories import SqlAttempts, SqlHistory
 from services.trainer.control.adapters.jobs import SqlJobs
 from services.trainer.control.adapters.news import OutboxNews
@@ -27,6 +28,7 @@ class TrainerTables:
     jobs: SqlJobs
     sweeps: SqlSweeps
     attempts: SqlAttempts
+    checkpoints: SqlCheckpoints
     history: SqlHistory
     news: OutboxNews
     nodes: SqlNodes
@@ -54,6 +56,7 @@ def trainer_tables(signals: Signals, now: Now = database_now) -> Callable[[Sessi
             jobs=SqlJobs(session),
             sweeps=SqlSweeps(session),
             attempts=SqlAttempts(session),
+            checkpoints=SqlCheckpoints(session),
             history=SqlHistory(session),
             news=OutboxNews(Outbox(session)),
             nodes=SqlNodes(session),

@@ -43,7 +43,6 @@ class JobRow(Row, table=True):
     attempt_event_count: int = Field(sa_type=BigInteger)
     progress: str
     failure: str | None
-    checkpoint: str | None
     resumes: str
     model_version: str
     node: str
@@ -97,6 +96,28 @@ class AttemptRow(Row, table=True):
     outcome: str
     message: str
     mark: str
+
+
+class CheckpointRow(Row, table=True):
+    """A checkpoint that a later attempt can go on from; `validation_loss` NULL: not evaluated."""
+
+    __tablename__: ClassVar[Any] = "checkpoints"
+    __table_args__ = (ForeignKeyConstraint(["job"], ["jobs.name"], ondelete="CASCADE"),)
+
+    job: str = Field(primary_key=True)
+    attempt: int = Field(primary_key=True)
+    step: int = Field(primary_key=True)
+    manifest_digest: str
+    size_bytes: int = Field(sa_type=BigInteger)
+    validation_loss: float | None
+
+
+class ReleaseRow(Row, table=True):
+    """An owner of blobs that nobody needs any more; gone when they are."""
+
+    __tablename__: ClassVar[Any] = "releases"
+
+    owner: str = Field(primary_key=True)
 
 
 class NodeRow(Row, table=True):

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 
 from services.trainer.control.domain.estimation.architecture import Architecture
 from services.trainer.control.domain.estimation.reading import (
+    Cut,
     Examples,
     held_out_count,
+    learnt_count,
+    longest_allowed,
     steps_an_epoch,
     steps_of_epochs,
 )
 from services.trainer.control.domain.methods import Method
-from services.trainer.control.domain.settings import JobSettings, TrainingParameters
+from services.trainer.control.domain.settings import Backend, JobSettings, TrainingParameters
 
 _WIDTH = 2000
 _RATES_AT_WIDTH = {"full": 5e-5, "lora": 5e-4, "qlora": 5e-4, "prefix": 3e-2, "adapter": 1e-3}
@@ -60,6 +63,7 @@ class Known:
     the mean of `examples` is 0 where it can not be guessed."""
 
     method: Method
+    backend: Backend
     architecture: Architecture | None
     examples: Examples
 
@@ -71,7 +75,7 @@ def resolved(
     training = settings.training
     if not training.auto:
         return settings
-    known = Known(settings.method, architecture, examples)
+    known = Known(settings.method, settings.backend, architecture, examples)
     given = training.model_fields_set
     for field, rule in _RULES.items():
         if field not in given:
@@ -92,10 +96,10 @@ def _learning_rate(training: TrainingParameters, known: Known) -> float:
 
 
 def _max_sequence_tokens(training: TrainingParameters, known: Known) -> int:
-    """More than usual only if the mean says that examples are longer; never more than the model's
-    positions."""
-    wanted = _LONGEST_OVER_MEAN * known.examples.mean_tokens
-    tokens = max(_USUAL_SEQUENCE_TOKENS, _power_of_two_from(wanted))
+    """More than usual only if the mean says that conversations are longer, for texts are split;
+    never more than the model's positions."""
+    mean = 0.0 if known.examples.are_texts else known.examples.mean_tokens
+    tokens = max(_USUAL_SEQUENCE_TOKENS, _power_of_two_from(_LONGEST_OVER_MEAN * mean))
     positions = known.architecture.position_limit if known.architecture else 0
     bounded = min(tokens, positions or _MAX_SEQUENCE_TOKENS, _MAX_SEQUENCE_TOKENS)
     return max(_MIN_SEQUENCE_TOKENS, bounded)
@@ -104,7 +108,7 @@ def _max_sequence_tokens(training: TrainingParameters, known: Known) -> int:
 def _validation_fraction(training: TrainingParameters, known: Known) -> float:
     """The usual share, but not more examples than a loss needs that is compared with others: they
     are read at every evaluation."""
-    share = _MOST_HELD_OUT / max(1, known.examples.count)
+    share = _MOST_HELD_OUT / max(1, known.examples.count * _cut(training, known).pieces)
     return min(_USUAL_SHARE_HELD_OUT, float(f"{share:.1e}"))
 
 
@@ -141,7 +145,9 @@ def _evaluation_steps(training: TrainingParameters, known: Known) -> int:
 
 
 def _early_stopping_patience(training: TrainingParameters, known: Known) -> int:
-    """Who sees examples more than once may learn them by heart."""
+    """Who sees examples more than once may learn them by heart. Tools can not stop early."""
+    if known.backend is not Backend.BUILTIN:
+        return 0
     held_out = held_out_count(known.examples.count, training.validation_fraction)
     repeats = _steps(training, known) > _steps_an_epoch(training, known)
     return _PATIENCE if held_out and training.evaluate_every and repeats else 0
@@ -162,14 +168,18 @@ _RULES: Mapping[str, Callable[[TrainingParameters, Known], object]] = {
 """In an order in which each has what it looks at."""
 
 
+def _cut(training: TrainingParameters, known: Known) -> Cut:
+    return known.examples.cut(longest_allowed(training, known.architecture))
+
+
 def _learnt(training: TrainingParameters, known: Known) -> int:
-    count = known.examples.count
-    return max(1, count - held_out_count(count, training.validation_fraction))
+    """Of texts the pieces; held out are texts as a whole."""
+    learnt = learnt_count(known.examples.count, training.validation_fraction)
+    return learnt * _cut(training, known).pieces
 
 
 def _steps_an_epoch(training: TrainingParameters, known: Known) -> int:
-    longest = training.max_sequence_tokens
-    mean = min(max(1.0, known.examples.mean_tokens or longest), longest)
+    mean = _cut(training, known).mean_tokens
     return steps_an_epoch(training, _learnt(training, known), mean)
 
 

@@ -2,6 +2,7 @@
 
 from services.trainer.control.domain.job import TuningJob
 from services.trainer.control.domain.ports import StateChange, Unit
+from services.trainer.control.domain.states import FINAL
 
 
 async def enter(unit: Unit, job: TuningJob) -> None:
@@ -15,6 +16,8 @@ async def change(unit: Unit, before: TuningJob, after: TuningJob, cause: str = "
     await unit.jobs.replace(before, after)
     if after.state is not before.state:
         await record(unit, StateChange(before.state, after, cause))
+        if after.state in FINAL:
+            await unit.checkpoints.release_all(after)
 
 
 async def record(unit: Unit, change: StateChange) -> None:

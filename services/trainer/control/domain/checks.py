@@ -5,7 +5,8 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from services.common.faults import InvalidArgument, Violation
+from services.common.faults import InvalidArgument
+from services.common.violations import violations_of
 
 T = TypeVar("T")
 
@@ -16,14 +17,4 @@ def checked(kind: TypeAdapter[T], given: Mapping[str, object], root: str) -> T:
     try:
         return kind.validate_python(given)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)
-        raise InvalidArgument(
-            [
-                Violation(
-                    ".".join(filter(None, (root, *map(str, one["loc"])))),
-                    one["msg"],
-                    one["type"].upper(),
-                )
-                for one in found
-            ]
-        ) from error
+        raise InvalidArgument(violations_of(error, root)) from error

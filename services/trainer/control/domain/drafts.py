@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from services.common.faults import InvalidArgument, Violation
 from services.trainer.control.domain import automatic, starts
+from services.trainer.control.domain.combinations import impossible
 from services.trainer.control.domain.errors import (
     no_base_model,
     no_dataset_version,
@@ -35,6 +36,13 @@ from services.trainer.control.domain.ports import (
 from services.trainer.control.domain.settings import JobSettings, checked_settings
 
 T = TypeVar("T")
+
+Heaviest = Callable[[JobSettings], JobSettings]
+"""Of the settings that are to be trained in the place of a draft's, those that need most memory."""
+
+
+def _as_asked(settings: JobSettings) -> JobSettings:
+    return settings
 
 
 @dataclass(frozen=True)
@@ -66,13 +74,15 @@ class Findings:
 
 @dataclass(frozen=True)
 class Resolved:
-    """What a draft asks for, with all that the services know of what it names."""
+    """What a draft asks for, with all that the services know of what it names. Without `sizes` it
+    is not known how the base model is built."""
 
     settings: JobSettings
     base_model: BaseModel
     version: DatasetVersion
     model: ModelName
     start: ModelVersion | None
+    sizes: Sizes | None
 
     def spec(self) -> JobSpec:
         start = self.start
@@ -85,7 +95,7 @@ class Resolved:
             model=self.model,
             settings=self.settings,
             start=Start(start.name, start.manifest_digest) if start else None,
-            sizes=_sizes(self.base_model, self.version),
+            sizes=self.sizes,
         )
 
 
@@ -100,6 +110,13 @@ class _Found:
     version: DatasetVersion | None
     start: ModelVersion | None
 
+    @property
+    def sizes(self) -> Sizes | None:
+        model, version = self.base_model, self.version
+        if model is None or model.architecture is None or version is None:
+            return None
+        return Sizes(model.architecture, model.size_bytes, examples_of(version))
+
     def with_automatic(self) -> "_Found":
         """With what the settings leave to `auto`; as it is where something was not found."""
         if self.settings is None or self.base_model is None or self.version is None:
@@ -107,13 +124,26 @@ class _Found:
         model, examples = self.base_model.architecture, examples_of(self.version)
         return replace(self, settings=automatic.resolved(self.settings, model, examples))
 
+    def refused(self, offers: Sequence[Offer], heaviest: Heaviest) -> list[Violation]:
+        """What of the settings neither the engine nor any of the nodes that are there could do."""
+        settings = self.settings
+        if settings is None:
+            return []
+        found = backend_lacking(settings.backend, offers)
+        if self.base_model is not None:
+            on_texts = self.version is not None and self.version.are_texts
+            found += impossible(settings, self.base_model.architecture, on_texts=on_texts)
+        if (sizes := self.sizes) is not None:
+            found += too_large(sizes, heaviest(settings), offers)
+        return found
+
     def resolved(self, findings: Findings) -> Resolved:
         """Raises InvalidArgument with all findings if there are any."""
         settings, base_model, version = self.settings, self.base_model, self.version
         if findings.violations or settings is None or base_model is None or version is None:
             raise InvalidArgument(findings.violations)
         model = self.model or version.name.namesake()
-        return Resolved(settings, base_model, version, model, self.start)
+        return Resolved(settings, base_model, version, model, self.start, self.sizes)
 
 
 @dataclass(frozen=True)
@@ -126,16 +156,16 @@ class Specification:
     model_versions: ModelVersionCatalog
     offers: Offers
 
-    async def of(self, project: str, draft: Draft, findings: Findings) -> JobSpec:
+    async def of(
+        self, project: str, draft: Draft, findings: Findings, heaviest: Heaviest = _as_asked
+    ) -> JobSpec:
         """What can be trained here. Raises InvalidArgument with every violation, those found
         before among them, and Unavailable if a catalog does not answer."""
         found, offers = await asyncio.gather(
             self._found(project, draft, findings), self.offers.there()
         )
         found = found.with_automatic()
-        if found.settings is not None:
-            findings.violations += backend_lacking(found.settings.backend, offers)
-            findings.violations += _too_large(found, found.settings, offers)
+        findings.violations += found.refused(offers, heaviest)
         return found.resolved(findings).spec()
 
     async def resolved(self, project: str, draft: Draft, findings: Findings) -> Resolved:
@@ -188,20 +218,7 @@ class Specification:
 def examples_of(version: DatasetVersion, mean_tokens: float = 0.0) -> Examples:
     """`mean_tokens` 0 is guessed."""
     guessed = guessed_mean_tokens(version.size_bytes, version.example_count)
-    return Examples(version.example_count, mean_tokens or guessed)
-
-
-def _sizes(base_model: BaseModel, version: DatasetVersion) -> Sizes | None:
-    if base_model.architecture is None:
-        return None
-    return Sizes(base_model.architecture, base_model.size_bytes, examples_of(version))
-
-
-def _too_large(found: _Found, settings: JobSettings, offers: Sequence[Offer]) -> list[Violation]:
-    if found.base_model is None or found.version is None:
-        return []
-    sizes = _sizes(found.base_model, found.version)
-    return [] if sizes is None else too_large(sizes, settings, offers)
+    return Examples(version.example_count, mean_tokens or guessed, version.are_texts)
 
 
 def _version_name(draft: Draft, project: str) -> DatasetVersionName:

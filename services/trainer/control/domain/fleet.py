@@ -30,5 +30,8 @@ class Fleet:
         return largest(await self.there())
 
     async def of(self, method: str, device_model: str) -> Corrections:
+        """None of a device without a name: all such have nothing else in common."""
+        if not device_model:
+            return Corrections()
         async with self._store.reading() as unit:
             return corrections(await unit.residuals.last(method, device_model, LAST_RUNS))

@@ -83,15 +83,6 @@ class JobSpec:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A place from which a later attempt can go on."""
-
-    step: int
-    manifest_digest: str
-    size_bytes: int = 0
-
-
-@dataclass(frozen=True)
 class TuningJob:
     """A job as it stands.
 
@@ -115,7 +106,6 @@ class TuningJob:
     attempt_event_count: int = 0
     progress: Progress = field(default_factory=Progress)
     failure: Failure | None = None
-    checkpoint: Checkpoint | None = None
     resumes: Resumes = ()
     model_version: str = ""
     node: str = ""
@@ -157,12 +147,9 @@ class TuningJob:
             update_time=now if current else self.update_time,
         )
 
-    def kept(self, expire_time: datetime, checkpoint: Checkpoint | None) -> "TuningJob":
-        """The node is alive; its checkpoint counts unless a later one is known."""
-        known = self.checkpoint
-        if checkpoint is None or (known is not None and checkpoint.step < known.step):
-            checkpoint = known
-        return replace(self, lease_expire_time=expire_time, checkpoint=checkpoint)
+    def kept(self, expire_time: datetime) -> "TuningJob":
+        """The node is alive."""
+        return replace(self, lease_expire_time=expire_time)
 
     def cancelled(self, now: datetime) -> "TuningJob":
         """At once when it waits, else as soon as its node has stopped. Raises WrongState."""

@@ -1,11 +1,13 @@
 """What a node may say, with its limits."""
 
+from dataclasses import replace
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from services.common.names import ID_RULE
 from services.common.request_ids import require_uuid4
+from services.trainer.control.domain.checkpoints import MAX_TOLD, Checkpoint
 from services.trainer.control.domain.endings import (
     MAX_MESSAGE_CHARACTERS,
     Cause,
@@ -13,7 +15,7 @@ from services.trainer.control.domain.endings import (
     Result,
 )
 from services.trainer.control.domain.estimation.devices import Device, DeviceKind
-from services.trainer.control.domain.job import Checkpoint
+from services.trainer.control.domain.node_leases import Beat
 from services.trainer.control.domain.settings import Backend
 
 MAX_WAIT_S = 30
@@ -27,6 +29,7 @@ def _printable(text: str) -> str:
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="a sha256 in hex")]
 Message = Annotated[str, Field(max_length=MAX_MESSAGE_CHARACTERS), AfterValidator(_printable)]
+DeviceModel = Annotated[str, Field(max_length=255), AfterValidator(_printable)]
 Count = Annotated[int, Field(ge=0)]
 Speed = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -39,7 +42,7 @@ class NodeCall(BaseModel):
 
 class ToldDevice(NodeCall):
     kind: DeviceKind
-    model: Annotated[str, Field(max_length=255), AfterValidator(_printable)] = ""
+    model: DeviceModel = ""
     memory_bytes: Count = 0
     bfloat16_flops: Speed = 0.0
     float32_flops: Speed = 0.0
@@ -61,18 +64,27 @@ class ClaimCall(NodeCall):
         return frozenset(one for one in Backend if one in told)
 
 
-class StoredCheckpoint(NodeCall):
+class ToldCheckpoint(NodeCall):
+    attempt: Count = 0
     step: Count = 0
     manifest_digest: Digest
     size_bytes: Count = 0
+    validation_loss: Annotated[float, Field(allow_inf_nan=False)] | None = None
 
     def value(self) -> Checkpoint:
-        return Checkpoint(self.step, self.manifest_digest, self.size_bytes)
+        return Checkpoint(**self.model_dump())
 
 
 class HeartbeatCall(NodeCall):
     step: Count
-    checkpoint: StoredCheckpoint | None = None
+    checkpoint: ToldCheckpoint | None = None
+    refused_checkpoints: tuple[ToldCheckpoint, ...] = Field(default=(), max_length=MAX_TOLD)
+
+    def beat(self, attempt: int) -> Beat:
+        """The checkpoint is of the attempt that tells of it."""
+        told = self.checkpoint
+        stored = replace(told.value(), attempt=attempt) if told else None
+        return Beat(self.step, stored, tuple(one.value() for one in self.refused_checkpoints))
 
 
 class CompleteCall(NodeCall):

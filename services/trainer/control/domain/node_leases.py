@@ -10,11 +10,12 @@ from structlog.typing import FilteringBoundLogger
 from services.common.faults import Aborted, Unavailable
 from services.trainer.control.domain.attempts import Attempt
 from services.trainer.control.domain.changes import change, record
+from services.trainer.control.domain.checkpoints import Checkpoint, Checkpoints, is_news, staying
 from services.trainer.control.domain.endings import Cause, Ending, Failure, Result
 from services.trainer.control.domain.errors import ClaimIdReused, existing
 from services.trainer.control.domain.estimation.calibrating import learn
 from services.trainer.control.domain.estimation.devices import Device
-from services.trainer.control.domain.job import Checkpoint, TuningJob
+from services.trainer.control.domain.job import TuningJob
 from services.trainer.control.domain.names import TuningJobName
 from services.trainer.control.domain.nodes import Offer
 from services.trainer.control.domain.ports import StateChange, Store, Unit
@@ -60,6 +61,24 @@ class Claim:
     backends: frozenset[Backend] = frozenset({Backend.BUILTIN})
 
 
+@dataclass(frozen=True)
+class Lease:
+    """A job that was just claimed, and what a training of it can go on from."""
+
+    job: TuningJob
+    checkpoints: Checkpoints
+
+
+@dataclass(frozen=True)
+class Beat:
+    """A sign of life: the last step done, a checkpoint stored since the last sign, and checkpoints
+    of the lease that turned out to be of no use."""
+
+    step: int = 0
+    checkpoint: Checkpoint | None = None
+    refused: Checkpoints = ()
+
+
 class _Twin(Aborted):
     """The same claim is being carried out at this moment."""
 
@@ -75,7 +94,7 @@ class NodeLeases:
         self._signals = signals
         self.policy = policy
 
-    async def claim(self, claim: Claim, wait_s: float) -> TuningJob | None:
+    async def claim(self, claim: Claim, wait_s: float) -> Lease | None:
         """The oldest ready job that the node can train, RUNNING under a new attempt; None if none
         came within `wait_s`."""
         loop = asyncio.get_running_loop()
@@ -83,23 +102,22 @@ class NodeLeases:
         await self._hear_of(claim)
         while True:
             work_waits = self._signals.work_waits.listen()
-            if (job := await self._claimed(claim)) is not None:
-                return job
+            if (lease := await self._claimed(claim)) is not None:
+                return lease
             left = deadline - loop.time()
             if left <= 0:
                 return None
             await wait(work_waits, min(left, self.policy.claim_poll_s))
 
-    async def heartbeat(
-        self, name: TuningJobName, attempt: int, step: int, checkpoint: Checkpoint | None
-    ) -> TuningJob:
+    async def heartbeat(self, name: TuningJobName, attempt: int, beat: Beat) -> TuningJob:
         """Keeps the lease for its full length from now. Raises StaleAttempt."""
         async with self._store.writing() as unit:
             job = existing(name, await unit.jobs.hold(name))
             job.require_attempt(attempt)
-            after = job.kept(await unit.now() + self.policy.lease, checkpoint)
+            after = job.kept(await unit.now() + self.policy.lease)
             await change(unit, job, after)
-            await unit.attempts.tell_step(name, attempt, step)
+            await unit.attempts.tell_step(name, attempt, beat.step)
+            await _keep(unit, job, beat)
         return after
 
     async def end(
@@ -117,12 +135,18 @@ class NodeLeases:
             return await self._end(unit, job, ending)
 
     async def reap(self) -> None:
-        """Takes back the jobs of nodes that stopped responding."""
+        """Takes back the jobs of nodes that stopped responding; one that can not be is left for the
+        next time. Raises Unavailable and Aborted."""
         async with self._store.reading() as unit:
             names = await unit.jobs.expired(await unit.now())
         for name in names:
-            async with self._store.writing() as unit:
-                await self._take_back(unit, name)
+            try:
+                async with self._store.writing() as unit:
+                    await self._take_back(unit, name)
+            except (Unavailable, Aborted):
+                raise
+            except Exception as error:  # whatever it is: the other jobs' nodes are gone too
+                log.error("lease.not_taken_back", job=str(name), exc_info=error)
 
     async def run_reaper(self) -> None:
         """Reaps until it is cancelled, and goes on after outages of the database.
@@ -147,14 +171,15 @@ class NodeLeases:
             async with self._store.writing() as unit:
                 await unit.nodes.put(offer)
 
-    async def _claimed(self, claim: Claim) -> TuningJob | None:
+    async def _claimed(self, claim: Claim) -> Lease | None:
         async with self._store.reading() as unit:
             known = bool(claim.request_id) and await unit.attempts.claimed_under(claim.request_id)
             if not known and not await unit.jobs.any_ready(claim.backends, await unit.now()):
                 return None
         try:
             async with self._store.writing() as unit:
-                return await self._again(unit, claim) or await self._anew(unit, claim)
+                job = await self._again(unit, claim) or await self._anew(unit, claim)
+                return Lease(job, await unit.checkpoints.of(job.name)) if job else None
         except _Twin:
             return None
 
@@ -171,7 +196,7 @@ class NodeLeases:
         if job.state not in HELD or job.attempt != attempt.number:
             await unit.attempts.release(claim.request_id)
             return None
-        after = job.kept(await unit.now() + self.policy.lease, None)
+        after = job.kept(await unit.now() + self.policy.lease)
         await change(unit, job, after)
         return after
 
@@ -226,6 +251,20 @@ class NodeLeases:
         if job.lease_expire_time is not None and job.lease_expire_time <= await unit.now():
             await self._end(unit, job, Failure(Cause.LEASE_EXPIRED))
             log.warning("lease.expired", job=str(name), attempt=job.attempt, node=job.node)
+
+
+async def _keep(unit: Unit, job: TuningJob, beat: Beat) -> None:
+    """Of the checkpoints of a job that this transaction holds, what is of use and its policy asks
+    for."""
+    new, refused = beat.checkpoint, {one.place for one in beat.refused}
+    if new is None and not refused:
+        return
+    known = await unit.checkpoints.of(job.name)
+    after = tuple(one for one in known if one.place not in refused)
+    if new is not None and is_news(known, new):
+        await unit.checkpoints.add(job.name, new)
+        after = staying((*after, new), job.spec.settings.training)
+    await unit.checkpoints.release(job, [one for one in known if one not in after])
 
 
 def _why(after: TuningJob, ending: Ending) -> str:

@@ -32,8 +32,9 @@ class Offer:
 
 
 def largest(offers: Iterable[Offer]) -> Device | None:
-    """The device of most memory, of two alike that of the fastest products."""
-    devices = [offer.device for offer in offers if offer.device is not None]
+    """The device of most memory, of two alike that of the fastest products; None where no node
+    has told of its memory."""
+    devices = [one.device for one in offers if one.device is not None and one.device.memory_bytes]
     return max(
         devices, key=lambda one: (one.memory_bytes, one.bfloat16_flops, one.model), default=None
     )

@@ -9,6 +9,7 @@ from typing import Protocol
 from services.common.filters import Filter
 from services.common.request_ids import RequestKey
 from services.trainer.control.domain.attempts import Attempt
+from services.trainer.control.domain.checkpoints import Checkpoint, Checkpoints
 from services.trainer.control.domain.endings import Result
 from services.trainer.control.domain.estimation.architecture import Architecture
 from services.trainer.control.domain.estimation.residuals import Residual
@@ -32,12 +33,13 @@ from services.trainer.control.domain.sweeps.sweep import Sweep
 @dataclass(frozen=True)
 class DatasetVersion:
     """A stored dataset version; `name` never ends in `latest`, `digest` is its Parquet blob, of
-    `size_bytes` (0: not told)."""
+    `size_bytes` (0: not told). Its examples are conversations, or plain texts."""
 
     name: DatasetVersionName
     digest: str
     example_count: int
     size_bytes: int = 0
+    are_texts: bool = False
 
 
 class DatasetCatalog(Protocol):
@@ -214,6 +216,37 @@ class Attempts(Protocol):
     async def end(self, attempt: Attempt) -> None: ...
 
 
+class JobCheckpoints(Protocol):
+    """Those that a later attempt can go on from, and the owners whose blobs nobody needs any more
+    (see `checkpoint_owners`)."""
+
+    async def of(self, job: TuningJobName) -> Checkpoints: ...
+
+    async def add(self, job: TuningJobName, checkpoint: Checkpoint) -> None: ...
+
+    async def release(self, job: TuningJob, checkpoints: Collection[Checkpoint]) -> None:
+        """They are the job's no more."""
+        ...
+
+    async def release_all(self, job: TuningJob) -> None:
+        """Those of a job that has ended, and what its attempts stored and never told."""
+        ...
+
+    async def released(self, limit: int) -> Sequence[str]:
+        """Owners whose blobs are to be removed."""
+        ...
+
+    async def forget(self, owner: str) -> None:
+        """Its blobs are removed."""
+        ...
+
+
+class CheckpointBlobs(Protocol):
+    async def remove_owned(self, owner: str) -> None:
+        """Removes again what is gone, or half gone. Raises Unavailable."""
+        ...
+
+
 class Nodes(Protocol):
     async def find(self, name: str) -> Offer | None: ...
 
@@ -230,7 +263,7 @@ class Residuals(Protocol):
     async def add(self, residual: Residual) -> None: ...
 
     async def last(self, method: str, device_model: str, limit: int) -> Sequence[Residual]:
-        """Those with a ratio that is to be believed, the newest first."""
+        """Of each ratio the `limit` newest that are to be believed; the newest first."""
         ...
 
 
@@ -289,6 +322,8 @@ class Unit(Protocol):
     def sweeps(self) -> Sweeps: ...
     @property
     def attempts(self) -> Attempts: ...
+    @property
+    def checkpoints(self) -> JobCheckpoints: ...
     @property
     def history(self) -> History: ...
     @property

@@ -1,5 +1,6 @@
 """The settings of a tuning job: their limits and defaults, as the proto's comments state them."""
 
+from dataclasses import replace
 from enum import StrEnum
 from typing import Annotated
 
@@ -7,14 +8,15 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from services.common.faults import InvalidArgument, Violation
+from services.common.violations import violations_of
 from services.trainer.control.domain.frozen import Frozen
 from services.trainer.control.domain.methods import Method
 
 _MAX_INT64 = 2**63 - 1
+MAX_STEPS = 10_000_000
 _ROOT = "tuning_job"
-_NO_METHOD = Violation(
-    f"{_ROOT}.method", "set one of full, lora, qlora, prefix and adapter", "MISSING"
-)
+_METHOD = f"{_ROOT}.method"
+_NO_METHOD = Violation(_METHOD, "set one of full, lora, qlora, prefix and adapter", "MISSING")
 
 Word = Annotated[str, Field(max_length=63, pattern=r"^[^\x00-\x1f]*$")]
 TokenBudget = Annotated[int, Field(ge=0, le=16_777_216)]
@@ -59,16 +61,18 @@ class Backend(StrEnum):
     UNSLOTH = "UNSLOTH"
     AXOLOTL = "AXOLOTL"
 
+    def trains(self, method: str) -> bool:
+        return self is Backend.BUILTIN or method in _METHODS_OF_OTHER_BACKENDS
 
-METHODS_OF_OTHER_BACKENDS = ("full", "lora", "qlora")
-"""What backends that are not our own can train."""
+
+_METHODS_OF_OTHER_BACKENDS = ("full", "lora", "qlora")
 
 
 class TrainingParameters(Frozen):
     """How long and how fast to train. `max_steps` 0 means that `epochs` decides; `learning_rate`
     None, that the method does, or with `auto` the rules (`automatic`)."""
 
-    max_steps: int = Field(default=0, ge=0, le=10_000_000)
+    max_steps: int = Field(default=0, ge=0, le=MAX_STEPS)
     epochs: float = Field(default=3.0, gt=0, le=1000)
     batch_size: int = Field(default=8, ge=1, le=4096)
     learning_rate: float | None = Field(default=None, gt=0, le=1)
@@ -118,7 +122,7 @@ class JobSettings(Frozen):
     @classmethod
     def _has_the_method(cls, backend: Backend, info: ValidationInfo) -> Backend:
         method: Method | None = info.data.get("method")
-        if backend is Backend.BUILTIN or method is None or method.kind in METHODS_OF_OTHER_BACKENDS:
+        if method is None or backend.trains(method.kind):
             return backend
         raise PydanticCustomError(
             "backend_lacks_method",
@@ -142,20 +146,13 @@ def checked_settings(given: dict[str, object]) -> JobSettings:
     try:
         return JobSettings.model_validate(given)
     except ValidationError as error:
-        raise InvalidArgument(_violations(error)) from error
+        raise InvalidArgument(list(map(_as_asked, violations_of(error, _ROOT)))) from error
 
 
-def _violations(error: ValidationError) -> list[Violation]:
-    found = error.errors(include_url=False, include_context=False, include_input=False)
-    return [
-        _NO_METHOD
-        if one["loc"] == ("method",)
-        else Violation(_field(one["loc"]), one["msg"], one["type"].upper())
-        for one in found
-    ]
-
-
-def _field(location: tuple[int | str, ...]) -> str:
+def _as_asked(violation: Violation) -> Violation:
     """In the request a method's settings stand beside the others, under the method's name."""
-    path = location[1:] if location[0] == "method" else location
-    return ".".join((_ROOT, *map(str, path)))
+    if violation.field == _METHOD:
+        return _NO_METHOD
+    if violation.field.startswith(f"{_METHOD}."):
+        return replace(violation, field=_ROOT + violation.field.removeprefix(_METHOD))
+    return violation

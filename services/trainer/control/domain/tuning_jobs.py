@@ -18,6 +18,7 @@ from services.trainer.control.domain.job import JobSpec, TuningJob
 from services.trainer.control.domain.names import TuningJobName
 from services.trainer.control.domain.ports import JobQuery, Store, Unit
 from services.trainer.control.domain.states import State
+from services.trainer.control.domain.sweeps.sweep import TRIAL_PREFIX
 from services.trainer.control.domain.sweeps.trials import hold_to_end, tell_sweep
 
 DEFAULT_PAGE_SIZE = 50
@@ -128,7 +129,7 @@ class TuningJobs:
 
     def _name(self, project: str, job_id: str) -> TuningJobName:
         if job_id:
-            require_id(job_id, field="tuning_job_id")
+            _require_free_id(job_id)
         return TuningJobName(project, job_id or self._ids.job_id())
 
     async def _made_by(self, request: RequestKey, fingerprint: str) -> TuningJob | None:
@@ -168,6 +169,14 @@ class TuningJobs:
             ready_time=now,
             event_count=1,  # the first is its way into the queue
         )
+
+
+def _require_free_id(job_id: str) -> None:
+    """The ids of a sweep's trials can be told in advance: nobody may take one before the sweep."""
+    require_id(job_id, field="tuning_job_id")
+    if job_id.startswith(TRIAL_PREFIX):
+        text = f"ids that begin with {TRIAL_PREFIX} are those of sweeps' trials; choose another"
+        raise InvalidArgument.of("tuning_job_id", text, "RESERVED_ID")
 
 
 async def _named(unit: Unit, text: str) -> TuningJob:

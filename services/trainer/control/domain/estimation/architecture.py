@@ -3,17 +3,18 @@
 from collections.abc import Mapping
 from typing import Annotated, Self
 
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import Field, TypeAdapter, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from services.trainer.control.domain.checks import checked
 from services.trainer.control.domain.frozen import Frozen
 
 _MAX_INT32 = 2**31 - 1
+_MAX_WIDTH = 2**24
 
 # Far above anything that exists, and low enough for every figure to stay a 64-bit number.
 ParameterCount = Annotated[int, Field(ge=1, le=2**44)]
-Width = Annotated[int, Field(ge=1, le=2**24)]
+Width = Annotated[int, Field(ge=1, le=_MAX_WIDTH)]
 Count = Annotated[int, Field(ge=1, le=2**16)]
 CountOrNone = Annotated[int, Field(ge=0, le=2**16)]
 
@@ -48,6 +49,19 @@ class Architecture(Frozen):
     tied_embeddings: bool = False
     position_limit: Annotated[int, Field(ge=0, le=_MAX_INT32)] = 0
     linear_layers: Annotated[tuple[LinearLayers, ...], Field(min_length=1, max_length=1024)]
+
+    @field_validator("head_size")
+    @classmethod
+    def _has_heads_of_a_width(cls, head_size: int, info: ValidationInfo) -> int:
+        """All heads together are a width as others are."""
+        for counted in ("head_count", "key_value_head_count"):
+            if info.data.get(counted, 0) * head_size > _MAX_WIDTH:
+                raise PydanticCustomError(
+                    "heads_too_wide",
+                    "times {counted} must be at most {most}",
+                    {"counted": counted, "most": _MAX_WIDTH},
+                )
+        return head_size
 
     @model_validator(mode="after")
     def _has_parameters_for_its_layers(self) -> Self:

@@ -35,7 +35,7 @@ class Corrections:
 
 class Devices(Protocol):
     async def largest(self) -> Device | None:
-        """Of the devices that nodes have told of lately, the one of most memory; None if there is
+        """Of the devices whose memory nodes have told of lately, the one of most; None if there is
         none. Raises Unavailable."""
         ...
 
@@ -43,5 +43,5 @@ class Devices(Protocol):
 class Calibration(Protocol):
     async def of(self, method: str, device_model: str) -> Corrections:
         """What finished runs of the method on devices of this model say; no correction if there
-        were none. Raises Unavailable."""
+        were none, or the model is empty. Raises Unavailable."""
         ...

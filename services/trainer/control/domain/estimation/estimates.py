@@ -10,6 +10,7 @@ from services.common.faults import FailedPrecondition, InvalidArgument, Violatio
 from services.common.names import ProjectName
 from services.trainer.control.domain import automatic
 from services.trainer.control.domain.checks import checked
+from services.trainer.control.domain.combinations import impossible
 from services.trainer.control.domain.drafts import (
     Draft,
     Findings,
@@ -33,13 +34,14 @@ from services.trainer.control.domain.estimation.footprint import (
     least_memory,
     peak_memory,
 )
-from services.trainer.control.domain.estimation.parameters import parameters, unknown_targets
+from services.trainer.control.domain.estimation.parameters import parameters
 from services.trainer.control.domain.estimation.proposal import Proposal
 from services.trainer.control.domain.estimation.remedies import remedies
+from services.trainer.control.domain.estimation.sizes import Sizes
 from services.trainer.control.domain.estimation.throughput import duration_s
 from services.trainer.control.domain.frozen import Frozen
 from services.trainer.control.domain.methods import METHODS
-from services.trainer.control.domain.node_calls import Speed
+from services.trainer.control.domain.node_calls import DeviceModel, Speed
 
 _SECONDS_AN_HOUR = 3600
 _NO_CORRECTION = Corrections()
@@ -70,7 +72,7 @@ class GivenDevice(Frozen):
     """A device that a caller asks about."""
 
     kind: DeviceKind
-    model: Annotated[str, Field(max_length=255)] = ""
+    model: DeviceModel = ""
     memory_bytes: Annotated[int, Field(ge=1, le=2**60)]
     bfloat16_flops: Speed = 0.0
     float32_flops: Speed = 0.0
@@ -154,7 +156,8 @@ class Estimates:
         self._calibration = calibration
 
     async def of(self, call: EstimateCall) -> tuple[Sequence[TuningEstimate], Device]:
-        """By method, in the order of METHODS, and the device that they are for.
+        """By method, in the order of METHODS, those that the job's backend trains, and the device
+        that they are for.
 
         Raises InvalidArgument with every violation, FailedPrecondition ARCHITECTURE_UNKNOWN and
         DEVICE_UNKNOWN, Unavailable.
@@ -180,18 +183,17 @@ class Estimates:
         device = told.device or await self._devices.largest()
         if device is None:
             raise _unknown_device()
-        examples = examples_of(resolved.version, told.circumstances.mean_example_tokens)
-        first = Proposal(
-            architecture=architecture,
-            settings=automatic.resolved(resolved.settings, architecture, examples),
-            examples=examples,
-            device=device,
+        version = resolved.version
+        sizes = Sizes(
+            architecture,
             stored_bytes=0 if told.architecture else resolved.base_model.size_bytes,
+            examples=examples_of(version, told.circumstances.mean_example_tokens),
         )
-        if violations := unknown_targets(architecture, first.method):
+        settings = automatic.resolved(resolved.settings, architecture, sizes.examples)
+        if violations := impossible(settings, architecture, on_texts=version.are_texts):
             raise InvalidArgument(violations)
-        asked = "method" in call.draft.settings
-        proposals = [first] if asked else [first.with_method(method()) for method in METHODS]
+        first = sizes.proposal(settings, device)
+        proposals = [first] if "method" in call.draft.settings else _of_each_method(first)
         return Question(proposals, device, told.circumstances.price_per_hour)
 
     async def _corrections(self, proposal: Proposal) -> Corrections:
@@ -228,6 +230,13 @@ def _with_method(draft: Draft) -> Draft:
     return replace(draft, settings=settings, start_version=start)
 
 
+def _of_each_method(proposal: Proposal) -> Sequence[Proposal]:
+    """Of those that the job's backend trains."""
+    backend = proposal.settings.backend
+    methods = [kind() for kind in METHODS]
+    return [proposal.with_method(one) for one in methods if backend.trains(one.kind)]
+
+
 def _unknown_architecture(resolved: Resolved) -> FailedPrecondition:
     name = resolved.base_model.name
     return FailedPrecondition(
@@ -239,5 +248,5 @@ def _unknown_architecture(resolved: Resolved) -> FailedPrecondition:
 
 def _unknown_device() -> FailedPrecondition:
     return FailedPrecondition(
-        "DEVICE_UNKNOWN", "no node has told of a device lately: give one, or start a node"
+        "DEVICE_UNKNOWN", "no node has told of its memory lately: give a device, or start a node"
     )

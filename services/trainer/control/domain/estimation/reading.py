@@ -23,15 +23,37 @@ _PADDING = 1.03
 _LEFT_OVER = 0.8
 """Of a batch of so many tokens about half an example's length stays empty; the example that a
 token is in has 1.6 times the mean length, for long ones have more tokens (σ = 0.7)."""
-_PAD_TO_MULTIPLE = 8
+_LEAST_MULTIPLE, _MOST_MULTIPLE = 8, 64
+_MOST = 2**62
+"""Of steps and tokens: what is more is as impossible, and all of them stay 64-bit numbers."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Examples, none of which is longer than it may be: each gives so many `pieces`, of
+    `mean_tokens` on average."""
+
+    pieces: int
+    mean_tokens: float
 
 
 @dataclass(frozen=True)
 class Examples:
-    """`count` examples of `mean_tokens` tokens on average, as long as they may be if that is 0."""
+    """`count` examples of `mean_tokens` tokens on average, as long as they may be if that is 0.
+    Plain texts that are longer are split, conversations lose their end."""
 
     count: int
     mean_tokens: float
+    are_texts: bool = False
+
+    def cut(self, longest_allowed: int) -> Cut:
+        """As if all were of the mean length. A piece of a text begins with the last token of the
+        piece before it."""
+        mean = max(1.0, self.mean_tokens or longest_allowed)
+        if not self.are_texts or mean <= longest_allowed:
+            return Cut(1, min(mean, longest_allowed))
+        pieces = math.ceil((mean - 1) / max(1, longest_allowed - 1))
+        return Cut(pieces, (mean + pieces - 1) / pieces)
 
 
 @dataclass(frozen=True)
@@ -44,10 +66,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Reading:
-    """`tokens` are learnt from in all `steps`, those of `evaluated_tokens` only looked at. An
-    example has `mean_tokens` on average once it is cut."""
+    """`tokens` are learnt from in all `steps`, those of `evaluated_tokens` only looked at. There
+    are `example_count` examples of `mean_tokens` on average once they are cut, the pieces of a text
+    counted each."""
 
     steps: int
+    example_count: int
     mean_tokens: float
     tokens: int
     evaluated_tokens: int
@@ -69,25 +93,33 @@ def guessed_mean_tokens(size_bytes: int, example_count: int) -> float:
 def reading(
     architecture: Architecture, training: TrainingParameters, examples: Examples
 ) -> Reading:
-    longest_allowed = training.max_sequence_tokens
-    if architecture.position_limit:
-        longest_allowed = min(longest_allowed, architecture.position_limit)
-    mean = min(max(1.0, examples.mean_tokens or longest_allowed), longest_allowed)
-    longest = min(longest_allowed, math.ceil(LONGEST_OVER_MEAN * mean))
-    held_out = held_out_count(examples.count, training.validation_fraction)
-    learnt = max(1, examples.count - held_out)
+    allowed = longest_allowed(training, architecture)
+    cut = examples.cut(allowed)
+    mean = cut.mean_tokens
+    longest = min(allowed, math.ceil(LONGEST_OVER_MEAN * mean))
+    held_out = held_out_count(examples.count, training.validation_fraction) * cut.pieces
+    learnt = learnt_count(examples.count, training.validation_fraction) * cut.pieces
     an_epoch = steps_an_epoch(training, learnt, mean)
+    shortest = _padded(math.ceil(mean), allowed)
     steps = training.max_steps or steps_of_epochs(training.epochs, an_epoch)
-    whole, largest = _parts(training, learnt, longest)
+    whole, largest = _parts(training, learnt, _padded(longest, allowed))
     return Reading(
-        steps=steps,
+        steps=min(steps, _MOST),
+        example_count=examples.count * cut.pieces,
         mean_tokens=mean,
-        tokens=round(steps * learnt * mean / an_epoch),
+        tokens=min(round(steps * learnt * mean / an_epoch), _MOST),
         evaluated_tokens=round(_evaluations(training, steps) * held_out * mean),
         largest=largest,
-        smallest=Part(_padded(math.ceil(mean)), _padded(math.ceil(mean))),
+        smallest=Part(shortest, shortest),
         has_parts=largest.tokens < whole,
     )
+
+
+def longest_allowed(training: TrainingParameters, architecture: Architecture | None) -> int:
+    """Tokens that an example may have, by the job and by the model's positions."""
+    asked = training.max_sequence_tokens
+    positions = architecture.position_limit if architecture else 0
+    return min(asked, positions or asked)
 
 
 def held_out_count(count: int, fraction: float) -> int:
@@ -95,6 +127,11 @@ def held_out_count(count: int, fraction: float) -> int:
     if fraction == 0 or count < 2:
         return 0
     return min(max(1, round(count * fraction)), count - 1)
+
+
+def learnt_count(count: int, fraction: float) -> int:
+    """Those that are not held out."""
+    return max(1, count - held_out_count(count, fraction))
 
 
 def steps_an_epoch(training: TrainingParameters, learnt: int, mean: float) -> int:
@@ -115,17 +152,17 @@ def _evaluations(training: TrainingParameters, steps: int) -> int:
     return math.ceil(steps / training.evaluate_every) if training.evaluate_every else 1
 
 
-def _parts(training: TrainingParameters, learnt: int, longest: int) -> tuple[int, Part]:
-    """The padded tokens of the largest step, and its largest part."""
-    if training.batch_tokens:
-        whole = max(training.batch_tokens, _padded(longest))
-    else:
-        whole = training.batch_size * _padded(longest)
-    whole = min(whole, learnt * _padded(longest))
+def _parts(training: TrainingParameters, learnt: int, row: int) -> tuple[int, Part]:
+    """The padded tokens of the largest step, and its largest part, in rows of so many tokens."""
+    whole = max(training.batch_tokens, row) if training.batch_tokens else training.batch_size * row
+    whole = min(whole, learnt * row)
     limit = training.micro_batch_tokens
-    tokens = min(whole, max(limit, _padded(longest))) if limit else whole
-    return whole, Part(tokens, min(_padded(longest), tokens))
+    tokens = min(whole, max(limit, row)) if limit else whole
+    return whole, Part(tokens, min(row, tokens))
 
 
-def _padded(length: int) -> int:
-    return -(-length // _PAD_TO_MULTIPLE) * _PAD_TO_MULTIPLE
+def _padded(length: int, most: int) -> int:
+    """As the engine pads rows of a batch."""
+    multiple = 1 << max(0, length.bit_length() - 3)
+    multiple = min(max(multiple, _LEAST_MULTIPLE), _MOST_MULTIPLE)
+    return min(-(-length // multiple) * multiple, max(length, most))

@@ -14,21 +14,19 @@ def remedies(proposal: Proposal, peak_ratio: float = 1.0) -> Sequence[str]:
     """For a job that does not fit as it asks, one sentence each: what makes it fit without another
     result; where nothing does, what else would fit. `peak_ratio` corrects the formula.
     """
-    if least_memory(proposal).total_bytes <= proposal.device.memory_bytes:
+    if can_train(proposal):
         return [*_smaller_parts(proposal, peak_ratio), _by_itself(proposal)]
     return what_fits(proposal)
 
 
-def misfit(proposal: Proposal) -> Sequence[str] | None:
-    """None if the device could train the job at least with the smallest parts and activations
-    computed again; else what would fit, one sentence each."""
-    if least_memory(proposal).total_bytes <= proposal.device.memory_bytes:
-        return None
-    return what_fits(proposal)
+def can_train(proposal: Proposal) -> bool:
+    """Whether the device has the memory at least for the smallest parts, with activations computed
+    again."""
+    return least_memory(proposal).total_bytes <= proposal.device.memory_bytes
 
 
 def what_fits(proposal: Proposal) -> Sequence[str]:
-    """For a job that needs too much however it is computed."""
+    """For a job that needs too much however it is computed: what would fit, one sentence each."""
     found = [*_allowed_recomputation(proposal), *_other_methods(proposal)]
     need = least_memory(proposal).total_bytes
     found.append(f"{proposal.method.kind} needs a device with at least {in_gib(need)}.")
@@ -85,10 +83,10 @@ def _allowed_recomputation(proposal: Proposal) -> Iterator[str]:
 
 
 def _other_methods(proposal: Proposal) -> Iterator[str]:
-    """Each with its defaults."""
+    """Each that the job's backend trains, with its defaults."""
     for kind in METHODS:
         other: Method = kind()
-        if other.kind == proposal.method.kind:
+        if other.kind == proposal.method.kind or not proposal.settings.backend.trains(other.kind):
             continue
         need = least_memory(proposal.with_method(other)).total_bytes
         if need <= proposal.device.memory_bytes:

@@ -1,8 +1,9 @@
 """By how much the estimates missed what finished runs took, and how they learn from it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from statistics import median
 
 from services.trainer.control.domain.endings import Result
@@ -14,6 +15,8 @@ LAST_RUNS = 20
 LEAST_RATIO, MOST_RATIO = 0.2, 5.0
 """A formula that is further off than this has met something else than it describes: a host shared
 with others, or a run of seconds."""
+LEAST_STEPS = 50
+"""Of fewer steps the first ones, which are slow, are too large a part for a speed."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,12 @@ class Run:
 
 
 def residual(run: Run, result: Result, expected: Expected) -> Residual | None:
-    """None if nothing can be compared: the node or the formulas do not tell."""
-    peak = _ratio(result.metrics.get("peak_memory_bytes", 0), expected.peak_bytes)
-    speed = _ratio(result.metrics.get("tokens_per_second", 0), expected.tokens_per_second)
+    """None if nothing can be compared: the node or the formulas do not tell, or the run was too
+    short to have a speed."""
+    told, speed = result.metrics, None
+    peak = _ratio(told.get("peak_memory_bytes", 0), expected.peak_bytes)
+    if told.get("steps", 0) >= LEAST_STEPS:
+        speed = _ratio(told.get("tokens_per_second", 0), expected.tokens_per_second)
     if peak is None and speed is None:
         return None
     duration = None if speed is None else 1 / speed
@@ -57,16 +63,25 @@ def residual(run: Run, result: Result, expected: Expected) -> Residual | None:
 
 
 def corrections(residuals: Sequence[Residual]) -> Corrections:
-    """The medians of the ratios to be believed; `runs` counts the runs that gave one at least."""
-    peaks = [one.peak_ratio for one in residuals if is_believed(one.peak_ratio)]
-    durations = [one.duration_ratio for one in residuals if is_believed(one.duration_ratio)]
+    """Of residuals, the newest first: the medians of the last ratios to be believed; `runs` counts
+    the runs that gave one at least."""
+    peaks = _last(one.peak_ratio for one in residuals)
+    durations = _last(one.duration_ratio for one in residuals)
     return Corrections(
-        peak_ratio=median(filter(None, peaks)) if peaks else 1.0,
-        duration_ratio=median(filter(None, durations)) if durations else 1.0,
-        runs=sum(
-            is_believed(one.peak_ratio) or is_believed(one.duration_ratio) for one in residuals
-        ),
+        peak_ratio=median(peaks.values()) if peaks else 1.0,
+        duration_ratio=median(durations.values()) if durations else 1.0,
+        runs=len(peaks.keys() | durations.keys()),
     )
+
+
+def _last(ratios: Iterable[float | None]) -> Mapping[int, float]:
+    """The first ones that are to be believed, each with its place."""
+    believed = (
+        (place, ratio)
+        for place, ratio in enumerate(ratios)
+        if ratio is not None and is_believed(ratio)
+    )
+    return dict(islice(believed, LAST_RUNS))
 
 
 def is_believed(ratio: float | None) -> bool:

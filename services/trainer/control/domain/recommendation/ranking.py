@@ -48,7 +48,7 @@ def ranked(
 
 def _order(proposal: Proposal) -> Sequence[str]:
     """Of those that fit: by what they are expected to learn from so many examples."""
-    count = proposal.examples.count
+    count = proposal.reading.example_count
     if count < FEW_EXAMPLES:
         return _ORDER_FOR_FEW
     if count >= MANY_EXAMPLES and proposal.architecture.parameter_count <= SMALL_MODEL:
@@ -105,7 +105,7 @@ def _quality_reason(
 
 
 def _quality_of_full(proposal: Proposal) -> str:
-    count, size = proposal.examples.count, proposal.architecture.parameter_count
+    count, size = proposal.reading.example_count, proposal.architecture.parameter_count
     if count < FEW_EXAMPLES:
         return f"{count:,} examples are few for {size:,} weights: it may learn them by heart."
     if count >= MANY_EXAMPLES and size <= SMALL_MODEL:

@@ -14,7 +14,6 @@ from services.trainer.control.domain.frozen import Frozen
 from services.trainer.control.domain.recommendation import targets
 from services.trainer.control.domain.recommendation.ranking import Recommendation, ranked
 from services.trainer.control.domain.recommendation.targets import Target
-from services.trainer.control.domain.settings import METHODS_OF_OTHER_BACKENDS, Backend
 
 
 @dataclass(frozen=True)
@@ -70,11 +69,8 @@ def _without_method(call: RecommendCall, findings: Findings) -> EstimateCall:
 
 
 def _served(question: Question, target: Target) -> Question:
-    """Without the methods that the target can not serve, or the job's backend not train."""
-    first = question.proposals[0]
-    methods = targets.servable_methods(target, first.architecture)
-    if first.settings.backend is not Backend.BUILTIN:
-        methods &= frozenset(METHODS_OF_OTHER_BACKENDS)
+    """Without the methods that the target can not serve."""
+    methods = targets.servable_methods(target, question.proposals[0].architecture)
     served = [one for one in question.proposals if one.method.kind in methods]
     return replace(question, proposals=served)
 

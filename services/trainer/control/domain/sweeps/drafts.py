@@ -5,14 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, cast
 
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter
 
 from services.common.faults import InvalidArgument, Violation
+from services.trainer.control.domain.checks import checked
 from services.trainer.control.domain.drafts import Draft, Findings, Specification
 from services.trainer.control.domain.frozen import Frozen
 from services.trainer.control.domain.job import JobSpec
 from services.trainer.control.domain.methods import LoraMethod, Method, QloraMethod, Rank
-from services.trainer.control.domain.settings import TrainingParameters
+from services.trainer.control.domain.settings import MAX_STEPS, JobSettings, TrainingParameters
 from services.trainer.control.domain.sweeps.sweep import SweepSpec, steps_until_one_is_left
 
 _ROOT = "tuning_sweep"
@@ -31,6 +32,9 @@ class Search(Frozen):
     ranks: tuple[Rank, ...] = Field(default=(), max_length=8)
     reduction: int = Field(default=3, ge=2, le=8)
     first_rung_steps: int | None = Field(default=None, ge=1)
+
+
+_SEARCH = TypeAdapter(Search)
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,10 @@ class SweepDraft:
         """Its kind, and what is set of it."""
         return _settings_of(self.job, "method")
 
+    @property
+    def has_rank(self) -> bool:
+        return self.method.get("kind") in ("lora", "qlora")
+
 
 async def specified(
     specification: Specification, project: str, draft: SweepDraft, findings: Findings
@@ -61,22 +69,43 @@ async def specified(
     among them, and Unavailable if a catalog does not answer."""
     search = findings.of(lambda: _checked_search(draft))
     findings.violations += _misfits(draft)
-    job = await _job(specification, project, draft.job, findings)
+    ranks = search.ranks if search is not None and draft.has_rank else ()
+    job = await _job(specification, project, draft.job, ranks, findings)
     if findings.violations or search is None or job is None:
         raise InvalidArgument(findings.violations)
     return _resolved(job, search)
 
 
 async def _job(
-    specification: Specification, project: str, draft: Draft, findings: Findings
+    specification: Specification,
+    project: str,
+    draft: Draft,
+    ranks: Sequence[int],
+    findings: Findings,
 ) -> JobSpec | None:
+    """Where there are `ranks`, the largest decides whether there is the memory for it."""
     try:
-        return await specification.of(project, draft, Findings())
+        return await specification.of(
+            project, draft, Findings(), lambda settings: _of_largest_rank(settings, ranks)
+        )
     except InvalidArgument as fault:
-        findings.violations += [
-            replace(one, field=f"{_ROOT}.{one.field}") for one in fault.violations
-        ]
+        findings.violations += [_of_sweep(one, ranks) for one in fault.violations]
         return None
+
+
+def _of_largest_rank(settings: JobSettings, ranks: Sequence[int]) -> JobSettings:
+    if not ranks:
+        return settings
+    method = settings.method.model_copy(update={"rank": max(ranks)})
+    return settings.model_copy(update={"method": method})
+
+
+def _of_sweep(violation: Violation, ranks: Sequence[int]) -> Violation:
+    """What is said of a job, said of the sweep that it is in."""
+    field = violation.field
+    if ranks and violation.reason == "DOES_NOT_FIT":
+        field = f"ranks.{ranks.index(max(ranks))}"
+    return replace(violation, field=f"{_ROOT}.{field}")
 
 
 def _checked_search(draft: SweepDraft) -> Search:
@@ -86,15 +115,7 @@ def _checked_search(draft: SweepDraft) -> Search:
         "reduction": draft.reduction,
         "first_rung_steps": draft.first_rung_steps,
     }
-    try:
-        return Search.model_validate({name: value for name, value in given.items() if value})
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)
-        violations = [
-            Violation(".".join((_ROOT, *map(str, one["loc"]))), one["msg"], one["type"].upper())
-            for one in found
-        ]
-        raise InvalidArgument(violations) from error
+    return checked(_SEARCH, {name: value for name, value in given.items() if value}, _ROOT)
 
 
 def _misfits(draft: SweepDraft) -> list[Violation]:
@@ -134,7 +155,7 @@ def _nothing_held_out(training: TrainingParameters) -> Violation | None:
 
 def _first_rung_too_long(draft: SweepDraft) -> Violation | None:
     most = draft.training.max_steps
-    if not most or draft.first_rung_steps <= most:
+    if not 0 < most <= MAX_STEPS or draft.first_rung_steps <= most:
         return None
     text = f"must be at most the job's max_steps, {most}"
     return Violation(f"{_ROOT}.first_rung_steps", text, "OUT_OF_RANGE")
@@ -145,7 +166,7 @@ def _ranks_not_to_be_tried(draft: SweepDraft) -> Violation | None:
     field = f"{_ROOT}.ranks"
     if not draft.ranks or kind is None:
         return None
-    if kind not in ("lora", "qlora"):
+    if not draft.has_rank:
         return Violation(field, f"{kind} has no rank; only lora and qlora have", "NO_RANK")
     if draft.job.start_version:
         text = "a job that goes on from a version keeps the version's rank; leave ranks empty"

@@ -4,7 +4,7 @@ All candidates are trained for a few steps, the better share of them anew for mo
 left. As in `job`, all changes are pure.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -15,6 +15,9 @@ from services.trainer.control.domain.endings import Result
 from services.trainer.control.domain.job import JobSpec, TuningJob
 from services.trainer.control.domain.names import TuningJobName, TuningSweepName
 from services.trainer.control.domain.sweeps.errors import WrongSweepState
+
+TRIAL_PREFIX = "trial-"
+"""How the ids of trials' jobs begin, and no other job's."""
 
 _CAUSES_TOLD = 4
 _CAUSE_CHARACTERS = 500
@@ -174,6 +177,11 @@ class Sweep:
             return heard
         return heard._decided(rung, now)
 
+    def with_other_ids(self, taken: Collection[TuningJobName]) -> "Sweep":
+        """The trials that have a name in `taken` get others."""
+        trials = tuple(_renamed(trial) if trial.job in taken else trial for trial in self.trials)
+        return replace(self, trials=trials)
+
     def cancelled(self, now: datetime) -> "Sweep":
         """Raises WrongSweepState."""
         if self.state is SweepState.CANCELLED:
@@ -211,7 +219,7 @@ class Sweep:
     def _trial(self, rung: int, place: int, candidate: Candidate, steps: int) -> Trial:
         """Its ids come from the sweep's, which is random."""
         uid = str(uuid5(UUID(self.uid), f"{rung}/{place}"))
-        job = TuningJobName(self.name.project, f"trial-{rung}-{place}-{uid[-12:]}")
+        job = _job_name(self.name.project, f"{TRIAL_PREFIX}{rung}-{place}", uid)
         return Trial(job, uid, rung, candidate, steps)
 
 
@@ -239,6 +247,16 @@ def _advance(sweep: Sweep, to: SweepState, now: datetime) -> Sweep:
     if to not in SWEEP_MOVES[sweep.state]:
         raise WrongSweepState(sweep.name, sweep.state, to)
     return replace(sweep, state=to, end_time=now)
+
+
+def _renamed(trial: Trial) -> Trial:
+    uid = str(uuid5(UUID(trial.uid), "another"))
+    stem, _, _ = trial.job.tuning_job.rpartition("-")
+    return replace(trial, job=_job_name(trial.job.project, stem, uid), uid=uid)
+
+
+def _job_name(project: str, stem: str, uid: str) -> TuningJobName:
+    return TuningJobName(project, f"{stem}-{uid[-12:]}")
 
 
 def _failure_words(rung: Sequence[Trial]) -> str:

@@ -30,6 +30,14 @@ async def hold_to_end(unit: Unit, name: TuningJobName) -> TuningJob:
     return existing(name, await unit.jobs.hold(name))
 
 
+async def with_free_ids(unit: Unit, sweep: Sweep, known: int) -> Sweep:
+    """Gives trials, but for the first `known`, other ids where a job has theirs already. Today
+    nobody can make such a job, but older versions let callers choose any id."""
+    while taken := await unit.jobs.find_all([trial.job for trial in sweep.trials[known:]]):
+        sweep = sweep.with_other_ids(taken.keys())
+    return sweep
+
+
 async def enter_trials(unit: Unit, sweep: Sweep, known: int, now: datetime) -> None:
     """Queues the jobs of all trials but the first `known`."""
     for trial in sweep.trials[known:]:
@@ -49,9 +57,11 @@ async def tell_sweep(unit: Unit, job: TuningJob, ending: Ending | None) -> Tunin
     if before.state is not SweepState.RUNNING:
         return job
     now = await unit.now()
+    known = len(before.trials)
     after = before.heard(job.name, outcome_of(job, ending), now)
+    after = await with_free_ids(unit, after, known)
     await unit.sweeps.replace(after)
-    await enter_trials(unit, after, len(before.trials), now)
+    await enter_trials(unit, after, known, now)
     if after.winner is None or after.winning_result is None:
         return job
     winner = job if job.name == after.winner else await unit.jobs.hold(after.winner)

@@ -19,8 +19,10 @@ from services.trainer.control.domain.sweeps.drafts import SweepDraft, specified
 from services.trainer.control.domain.sweeps.errors import TuningSweepExists, existing_sweep
 from services.trainer.control.domain.sweeps.sweep import Sweep, SweepSpec
 from services.trainer.control.domain.sweeps.trials import enter_trials
-from services.trainer.control.domain.tuning_jobs import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Ids
+from services.trainer.control.domain.tuning_jobs import Ids
 
+MAX_PAGE_SIZE = 50
+"""A sweep comes with all its trials, and a message has at most 4 MiB."""
 _CREATE = "SweepTuningJob"
 
 
@@ -94,7 +96,7 @@ class TuningSweeps:
     async def list(self, listing: SweepListing) -> tuple[Sequence[SweepView], str]:
         """A page, newest first, and the token of the next one. Raises InvalidArgument."""
         project = ProjectName.parse(listing.parent, "parent").project
-        size = page_size(listing.page_size, default=DEFAULT_PAGE_SIZE, maximum=MAX_PAGE_SIZE)
+        size = page_size(listing.page_size, default=MAX_PAGE_SIZE, maximum=MAX_PAGE_SIZE)
         scope = scope_of("TuningSweeps", listing.parent)
         token = listing.page_token
         after = _place(self._tokens.decode(token, scope=scope)) if token else None

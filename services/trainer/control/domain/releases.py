@@ -1,0 +1,44 @@
+"""Removes the blobs of checkpoints that nobody needs any more, once that is written down."""
+
+import asyncio
+
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from services.common.faults import Aborted, Unavailable
+from services.trainer.control.domain.ports import CheckpointBlobs, Store
+
+_AT_ONCE = 100
+
+log: FilteringBoundLogger = structlog.get_logger(__name__)
+
+
+class Releases:
+    """An owner is forgotten when its blobs are gone: whatever comes between is done again, by this
+    replica or another."""
+
+    def __init__(self, store: Store, blobs: CheckpointBlobs, every_s: float = 5.0) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._every_s = every_s
+
+    async def run(self) -> None:
+        """Runs until it is cancelled, through outages of the database and the blob store."""
+        while True:
+            try:
+                await self.remove_all()
+            except (Unavailable, Aborted) as fault:
+                log.warning("releases.paused", reason=fault.reason)
+            await asyncio.sleep(self._every_s)
+
+    async def remove_all(self) -> None:
+        """Raises Unavailable and Aborted."""
+        while owners := await self._released():
+            for owner in owners:
+                await self._blobs.remove_owned(owner)
+                async with self._store.writing() as unit:
+                    await unit.checkpoints.forget(owner)
+
+    async def _released(self) -> list[str]:
+        async with self._store.reading() as unit:
+            return list(await unit.checkpoints.released(_AT_ONCE))
