@@ -18,12 +18,12 @@ CORES = Device(DeviceKind.CPU, "two cores with bfloat16", 2**35, 4e11, 1e11)
 EIGHT_BITS = {"kind": "qlora", "bits": 8}
 
 MEASURED: list[tuple[str, str | dict[str, Any], dict[str, Any], int]] = [
-    ("14m", "full", {}, 1091),
-    ("14m", "lora", {}, 1056),
-    ("14m", "qlora", {}, 1074),
-    ("14m", EIGHT_BITS, {}, 1110),
-    ("14m", "prefix", {}, 862),
-    ("14m", "adapter", {}, 890),
+    ("14m", "full", {}, 1089),
+    ("14m", "lora", {}, 1019),
+    ("14m", "qlora", {}, 1075),
+    ("14m", EIGHT_BITS, {}, 1101),
+    ("14m", "prefix", {}, 822),
+    ("14m", "adapter", {}, 845),
     ("110m", "full", {}, 3004),
     ("110m", "lora", {}, 1557),
     ("110m", "qlora", {}, 1551),
