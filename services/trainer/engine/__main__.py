@@ -75,12 +75,12 @@ def _estimate(arguments: list[str], output: int) -> ExitCode:
 
     job = read_job(job_file)
     ready = prepare(job)
-    runtime_bytes = rehearse(job, ready)
+    runtime = rehearse(job, ready)
 
     # Now that it is measured what a run imports, what it does not.
     from services.trainer.engine.simulation.estimate import estimate
 
-    found = asdict(estimate(job, ready, runtime_bytes))
+    found = asdict(estimate(job, ready, runtime))
     with os.fdopen(output, "w") as stream:
         print(json.dumps(found), file=stream)
     return ExitCode.OK

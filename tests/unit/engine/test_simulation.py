@@ -18,6 +18,7 @@ from services.trainer.engine.preparation import prepare
 from services.trainer.engine.process import ExitCode
 from services.trainer.engine.simulation import estimate as estimate_module
 from services.trainer.engine.simulation.estimate import Estimate, estimate
+from services.trainer.engine.simulation.rehearsal import Runtime
 from tests.engines import engine
 from tests.unit.engine.conftest import ROOT
 from tests.unit.engine.families import llama, save_base_model
@@ -33,7 +34,7 @@ METHODS: dict[str, Method] = {
 }
 # One step of so many tokens that they, and not the head's rows, are what a step holds.
 ONE_STEP = {"max_steps": 1, "batch_size": 36, "evaluate_every": 0}
-NO_RUNTIME = 0
+NO_RUNTIME = Runtime(0, 0)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from services.trainer.engine.simulation.outline import (
     outline,
 )
 from services.trainer.engine.simulation.products import kernel_bytes
+from services.trainer.engine.simulation.rehearsal import Runtime
 from services.trainer.engine.simulation.trace import Held, Trace, trace
 
 _FEW_BLOCKS, _MORE_BLOCKS, _MOST_BLOCKS = 2, 4, 6
@@ -45,8 +46,8 @@ class Estimate:
     tokens: int
 
 
-def estimate(job: Job, ready: Preparation, runtime_bytes: int) -> Estimate:
-    """`runtime_bytes` is what a process holds besides tensors. Raises InvalidJob."""
+def estimate(job: Job, ready: Preparation, runtime: Runtime) -> Estimate:
+    """Raises InvalidJob."""
     kept = resident_dtype(job, compute_dtype(job, ready.device))
     quantization = job.method.quantization(kept)
     mapped = (
@@ -68,13 +69,14 @@ def estimate(job: Job, ready: Preparation, runtime_bytes: int) -> Estimate:
     else:
         found = _on_the_line(traced(_FEW_BLOCKS), traced(_MORE_BLOCKS), counts.pop())
     if ready.device.type == "cpu":
-        runtime_bytes += kernel_bytes(found.products, found.shape, found.shapes)
+        kernels = kernel_bytes(found.products, found.shape, found.shapes)
+        runtime = replace(runtime, warm_bytes=runtime.warm_bytes + kernels)
     read_bytes = 0 if mapped or ready.device.type != "cpu" else file_bytes(job.base_model_dir)
     return Estimate(
         method=job.method.kind,
         total_parameters=round(found.total_parameters),
         trainable_parameters=round(found.trainable_parameters),
-        peak_memory=_peak(found, runtime_bytes, read_bytes, job.processes),
+        peak_memory=_peak(found, runtime, read_bytes, job.processes),
         total_steps=ready.total_steps,
         tokens=trained_tokens(ready),
     )
@@ -97,17 +99,22 @@ def _on_the_line(few: Trace, more: Trace, blocks: int) -> Trace:
     )
 
 
-def _peak(found: Trace, runtime_bytes: int, read_bytes: int, processes: int) -> PeakMemory:
+def _peak(found: Trace, runtime: Runtime, read_bytes: int, processes: int) -> PeakMemory:
     """The larger of two moments: the fullest of a step, and the end of loading, when the process
     still holds the `read_bytes` of the files that it has made its weights from."""
-    loading = replace(found.loaded, weights=found.loaded.weights + read_bytes)
-    held = max(loading, found.fullest, key=_total)
+    loading = replace(
+        found.loaded,
+        weights=found.loaded.weights + read_bytes,
+        slack=found.loaded.slack + runtime.loaded_bytes,
+    )
+    training = replace(found.fullest, slack=found.fullest.slack + runtime.warm_bytes)
+    held = max(loading, training, key=_total)
     parts = {
         "weights_bytes": held.weights,
         "trainable_bytes": held.added + held.gradients,
         "optimizer_bytes": held.moments,
         "activations_bytes": held.activations,
-        "runtime_bytes": held.slack + runtime_bytes,
+        "runtime_bytes": held.slack,
     }
     rounded = {name: processes * round(value) for name, value in parts.items()}
     return PeakMemory(total_bytes=sum(rounded.values()), **rounded)

@@ -7,7 +7,7 @@ job's own method and settings, on two blocks of random weights.
 
 import gc
 from array import array
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -45,9 +45,17 @@ _LENGTHS = (16, 40, 40, 72)
 _STEPS = 2
 
 
-def rehearse(job: Job, ready: Preparation) -> int:
-    """Bytes that a process holds which has prepared this job and come to know all parts of a run:
-    on a GPU those there, on a CPU all."""
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Bytes that a process holds besides tensors when it has loaded its model, and when it has come
+    to know all parts of a run."""
+
+    loaded_bytes: int
+    warm_bytes: int
+
+
+def rehearse(job: Job, ready: Preparation) -> Runtime:
+    """What a process holds which has prepared this job: on a GPU there, on a CPU in all."""
     with TemporaryDirectory() as directory:
         base_model_dir, work_dir = Path(directory) / "base", Path(directory) / "work"
         _write_tiny_model(base_model_dir, is_encoder_decoder(job.base_model_dir))
@@ -58,11 +66,8 @@ def rehearse(job: Job, ready: Preparation) -> int:
             start_from=None,
             method=_for_any_model(job.method),
         )
-        _run(small, ready)
-    gc.collect()
-    if ready.device.type == "cuda":
-        return torch.cuda.memory_allocated(ready.device)
-    return resident_bytes()
+        loaded_bytes = _run(small, ready)
+    return Runtime(loaded_bytes, _held_bytes(ready.device))
 
 
 def make_run(job: Job, ready: Preparation, model: TunableModel) -> Run:
@@ -98,11 +103,20 @@ _NOWHERE = Environment(
 )
 
 
-def _run(job: Job, ready: Preparation) -> None:
+def _held_bytes(device: torch.device) -> int:
+    gc.collect()
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    return resident_bytes()
+
+
+def _run(job: Job, ready: Preparation) -> int:
+    """Returns what was held before the first step."""
     examples = _examples(is_encoder_decoder(job.base_model_dir))
     plan = Plan(tuple(map(len, examples.training)), job.seed, len(_LENGTHS))
     small = replace(ready, examples=examples, plan=plan, total_steps=_STEPS)
     model = load_tunable_model(job, compute_dtype(job, ready.device), ready.device)
+    loaded_bytes = _held_bytes(ready.device)
     run = make_run(job, small, model)
     progress = Progress()
     model.network.train()
@@ -123,6 +137,7 @@ def _run(job: Job, ready: Preparation) -> None:
         None,
     )
     write_artifacts(job, model)
+    return loaded_bytes
 
 
 def _for_any_model(method: TuningMethod) -> TuningMethod:
