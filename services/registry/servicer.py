@@ -96,7 +96,9 @@ class RegistryServicer(RegistryServiceServicer):
         self, request: pb.GetModelCardRequest, context: Context
     ) -> model_pb2.ModelCard:
         version = await self._models.version(ModelCardName.parse(request.name).of_version())
-        return model_pb2.ModelCard(name=str(version.name.card()), markdown=card.render(version))
+        paired = self._base_models.is_encoder_decoder(version.lineage.base_model)
+        markdown = card.render(version, encoder_decoder=paired)
+        return model_pb2.ModelCard(name=str(version.name.card()), markdown=markdown)
 
     async def GetModelAlias(
         self, request: pb.GetModelAliasRequest, context: Context

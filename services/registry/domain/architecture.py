@@ -54,6 +54,10 @@ class ModelArchitecture:
     position_limit: int
     linear_layers: tuple[LinearLayers, ...]
 
+    @property
+    def is_encoder_decoder(self) -> bool:
+        return self.decoder_layer_count > 0
+
 
 class _Unknown(Exception):
     """The model is not built in a way that is known here."""

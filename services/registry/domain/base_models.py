@@ -96,6 +96,12 @@ class BaseModels:
             raise BaseModelNotReady(name)
         return self._ready[name]
 
+    def is_encoder_decoder(self, name: str) -> bool:
+        """Whether the base model of this name is known to be one."""
+        model = self._ready.get(BaseModelName.parse(name))
+        built = model.architecture if model else None
+        return built is not None and built.is_encoder_decoder
+
     def page(self, after: Key | None, size: int) -> Page[BaseModel]:
         """By name; those that are ready."""
         found = sorted(self._ready.values(), key=_text)

@@ -19,15 +19,17 @@ _OF_OUR_OWN = frozenset({"prefix", "adapter"})
 """Methods in PEFT's format that PEFT learns from us."""
 
 
-def render(version: ModelVersion) -> str:
-    """The card. Texts of others are escaped: they stay text, in the cell that they are in."""
+def render(version: ModelVersion, *, encoder_decoder: bool = False) -> str:
+    """The card of a version, whose base model may be an encoder–decoder. Texts of others are
+    escaped: they stay text, in the cell that they are in."""
+    loader = "AutoModelForSeq2SeqLM" if encoder_decoder else "AutoModelForCausalLM"
     sections = (
         _head(version),
         _section("Origin", _table(("", ""), _origin(version))),
         _section("Method", _method(version)),
         _section("Metrics", _table(("metric", "value"), _sorted(version.metrics))),
         _section("Files", _table(("path", "bytes", "sha256"), _files(version))),
-        _section("Use", _use(version)),
+        _section("Use", _use(version, loader)),
     )
     return "\n\n".join(sections) + "\n"
 
@@ -101,10 +103,11 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[JSON, ...]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _use(version: ModelVersion) -> str:
+def _use(version: ModelVersion, loader: str) -> str:
     """Only resource ids go in: they hold nothing but letters, digits and hyphens."""
     folder = f"{version.name.model}-{version.name.version}"
-    program = _whole_model(folder) if version.lineage.method == "full" else _adapted_model(folder)
+    write = _whole_model if version.lineage.method == "full" else _adapted_model
+    program = write(folder, loader)
     if version.lineage.method in _OF_OUR_OWN:
         program = f"import services.tuners  # of anneal[node]: PEFT learns the method\n{program}"
     return f"""```sh
@@ -116,17 +119,17 @@ anneal model download {version.name} {folder}
 ```"""
 
 
-def _whole_model(folder: str) -> str:
-    return f"""from transformers import AutoModelForCausalLM, AutoTokenizer
+def _whole_model(folder: str, loader: str) -> str:
+    return f"""from transformers import {loader}, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("{folder}")
-model = AutoModelForCausalLM.from_pretrained("{folder}")"""
+model = {loader}.from_pretrained("{folder}")"""
 
 
-def _adapted_model(folder: str) -> str:
+def _adapted_model(folder: str, loader: str) -> str:
     return f"""from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {loader}, AutoTokenizer
 
 base = "path/to/the/base/model"
 tokenizer = AutoTokenizer.from_pretrained(base)
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), "{folder}")"""
+model = PeftModel.from_pretrained({loader}.from_pretrained(base), "{folder}")"""

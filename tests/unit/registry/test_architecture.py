@@ -63,6 +63,7 @@ def test_a_llama_is_told_whole(tmp_path: Path) -> None:
     assert found is not None
     assert found.parameter_count == 50 * 8 + 8 + 2 * IN_BLOCK
     assert (found.layer_count, found.decoder_layer_count) == (2, 0)
+    assert not found.is_encoder_decoder
     assert (found.head_count, found.key_value_head_count, found.head_size) == (4, 2, 2)
     assert (found.hidden_size, found.intermediate_size, found.vocabulary_size) == (8, 24, 50)
     assert (found.position_limit, found.tied_embeddings, found.gated_feed_forward) == (
@@ -175,6 +176,7 @@ def test_t5_has_two_stacks_and_its_position_embedding_is_no_linear_layer() -> No
     assert found is not None
     assert found.parameter_count == 400 + 96 + 128 + 3 * 4 * 96
     assert (found.layer_count, found.decoder_layer_count, found.head_size) == (1, 2, 4)
+    assert found.is_encoder_decoder
     assert (found.position_limit, found.gated_feed_forward) == (0, False)
     assert {(one.name, one.count) for one in found.linear_layers} == {
         ("q", 3),

@@ -150,3 +150,10 @@ def test_hostile_texts_stay_in_their_cells(version: ModelVersion) -> None:
 )
 def test_a_cell_is_text(value: str, expected: str) -> None:
     assert cell(value) == expected
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_an_encoder_decoder_is_loaded_as_one(version: ModelVersion, method: str) -> None:
+    tuned = replace(version, lineage=replace(version.lineage, method=method))
+    assert "AutoModelForSeq2SeqLM.from_pretrained" in render(tuned, encoder_decoder=True)
+    assert "AutoModelForCausalLM.from_pretrained" in render(tuned)
