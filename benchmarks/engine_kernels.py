@@ -103,12 +103,23 @@ def compare_steps(size: str) -> None:
     for field in fields(Switches):
         switches = replace(switches, **{field.name: True})
         sides[f"+ {field.name}"] = side(SIZES[size], batches, switches, torch.bfloat16)
+    stock = replace(_NOTHING, resident_bfloat16=True)
+    sides["resident_bfloat16, torch.compile"] = side(
+        SIZES[size], batches, stock, torch.bfloat16, compiled=True
+    )
     figures = asyncio.run(take_turns(sides, "tokens per CPU-second", rounds=5))
     print_figures(f"LoRA step, {size} Llama", figures, reference="transformers, autocast")
 
 
-def side(size: Size, batches: list[Batch], switches: Switches, dtype: torch.dtype) -> Measurement:
-    step = make_step(size, switches, dtype)
+def side(
+    size: Size,
+    batches: list[Batch],
+    switches: Switches,
+    dtype: torch.dtype,
+    *,
+    compiled: bool = False,
+) -> Measurement:
+    step = make_step(size, switches, dtype, compiled=compiled)
 
     async def measure() -> float:
         start = time.process_time()
@@ -119,16 +130,19 @@ def side(size: Size, batches: list[Batch], switches: Switches, dtype: torch.dtyp
     return measure
 
 
-def make_step(size: Size, switches: Switches, dtype: torch.dtype) -> Callable[[Batch], None]:
+def make_step(
+    size: Size, switches: Switches, dtype: torch.dtype, *, compiled: bool
+) -> Callable[[Batch], None]:
     network = make_network(size)
     gains = accelerate(network, switches, dtype)
     base = network.get_base_model()
+    blocks: Any = torch.compile(base.model, dynamic=True) if compiled else base.model
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer: Any = torch.optim.AdamW(trained, lr=1e-3, fused=True)
 
     def step(batch: Batch) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-            hidden = base.model(input_ids=batch.token_ids, use_cache=False).last_hidden_state
+            hidden = blocks(input_ids=batch.token_ids, use_cache=False).last_hidden_state
             logits: Tensor = base.lm_head(hidden.flatten(0, 1)[batch.positions])
         if "in_place_loss" in gains:
             loss = summed_cross_entropy(logits, batch.targets)
