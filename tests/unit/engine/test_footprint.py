@@ -15,7 +15,10 @@ RunHere = Callable[[Job], list[Event]]
 CPU = torch.device("cpu")
 BATCH = 2**20  # more than the kernel lets its counters of memory be behind
 
-linux_only = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+linux_only = pytest.mark.skipif(
+    not Path("/proc/self/status").exists(),
+    reason="what is resident now is read from /proc, which no other system has",
+)
 
 
 @linux_only

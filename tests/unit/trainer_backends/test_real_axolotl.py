@@ -24,7 +24,11 @@ from tests.unit.trainer_backends.conftest import RECORDED, RECORDED_TRAINING, Re
 PYTHON = os.environ.get("AXOLOTL_PYTHON", "")
 
 pytestmark = [
-    pytest.mark.skipif(not PYTHON, reason="AXOLOTL_PYTHON names no interpreter"),
+    pytest.mark.skipif(
+        not PYTHON,
+        reason="axolotl is no dependency: AXOLOTL_PYTHON names an interpreter that has it; "
+        "test_recorded_run.py stands for it in every run",
+    ),
     pytest.mark.slow,
     pytest.mark.timeout(600),
 ]

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from services.common.ids import content_id
 from services.trainer.control.domain.endings import Cause, Failure, Result
+from services.trainer.control.domain.errors import WrongState
 from services.trainer.control.domain.names import TuningJobName, TuningSweepName
 from services.trainer.control.domain.settings import JobSettings
 from services.trainer.control.domain.states import State
-from services.trainer.control.domain.sweeps.errors import WrongSweepState
 from services.trainer.control.domain.sweeps.sweep import (
     Outcome,
     Scored,
@@ -257,7 +257,7 @@ def test_a_cancelled_sweep_stays_so_and_an_ended_one_can_not_be_cancelled() -> N
 
     assert (cancelled.state, cancelled.end_time) == (SweepState.CANCELLED, LATER)
     assert cancelled.cancelled(NOW) is cancelled
-    with pytest.raises(WrongSweepState):
+    with pytest.raises(WrongState):
         heard(sweep(1), FAILED).cancelled(LATER)
 
 

@@ -16,6 +16,7 @@ from services.trainer.control.domain.names import (
     ModelAliasName,
     ModelVersionName,
     TuningJobName,
+    TuningSweepName,
 )
 from services.trainer.control.domain.states import State
 
@@ -35,9 +36,9 @@ class TuningJobExists(AlreadyExists):
 
 
 class WrongState(FailedPrecondition):
-    """The job can not go there from where it stands."""
+    """The job or the sweep can not go there from where it stands."""
 
-    def __init__(self, name: TuningJobName, state: State, to: State) -> None:
+    def __init__(self, name: TuningJobName | TuningSweepName, state: str, to: str) -> None:
         super().__init__(
             "WRONG_STATE",
             f"{name} is {state} and can not become {to}",

@@ -2,7 +2,7 @@
 
 from typing import TypeVar
 
-from services.common.faults import AlreadyExists, FailedPrecondition, NotFound
+from services.common.faults import AlreadyExists, NotFound
 from services.trainer.control.domain.names import TuningSweepName
 
 T = TypeVar("T")
@@ -18,19 +18,6 @@ class TuningSweepExists(AlreadyExists):
     def __init__(self, name: TuningSweepName) -> None:
         super().__init__(name)
         self.reason = "TUNING_SWEEP_EXISTS"
-
-
-class WrongSweepState(FailedPrecondition):
-    """The sweep can not go there from where it stands."""
-
-    def __init__(self, name: TuningSweepName, state: str, to: str) -> None:
-        super().__init__(
-            "WRONG_STATE",
-            f"{name} is {state} and can not become {to}",
-            resource=name,
-            state=state,
-            to=to,
-        )
 
 
 def existing_sweep(name: TuningSweepName, sweep: T | None) -> T:

@@ -12,9 +12,9 @@ from uuid import UUID, uuid5
 
 from services.common.etags import etag
 from services.trainer.control.domain.endings import Result
+from services.trainer.control.domain.errors import WrongState
 from services.trainer.control.domain.job import JobSpec, TuningJob
 from services.trainer.control.domain.names import TuningJobName, TuningSweepName
-from services.trainer.control.domain.sweeps.errors import WrongSweepState
 
 TRIAL_PREFIX = "trial-"
 """How the ids of trials' jobs begin, and no other job's."""
@@ -183,7 +183,7 @@ class Sweep:
         return replace(self, trials=trials)
 
     def cancelled(self, now: datetime) -> "Sweep":
-        """Raises WrongSweepState."""
+        """Raises WrongState."""
         if self.state is SweepState.CANCELLED:
             return self
         return _advance(self, SweepState.CANCELLED, now)
@@ -243,9 +243,9 @@ def steps_until_one_is_left(candidates: int, reduction: int, last_rung_steps: in
 
 
 def _advance(sweep: Sweep, to: SweepState, now: datetime) -> Sweep:
-    """The one way to another state; all but RUNNING are final. Raises WrongSweepState."""
+    """The one way to another state; all but RUNNING are final. Raises WrongState."""
     if to not in SWEEP_MOVES[sweep.state]:
-        raise WrongSweepState(sweep.name, sweep.state, to)
+        raise WrongState(sweep.name, sweep.state, to)
     return replace(sweep, state=to, end_time=now)
 
 

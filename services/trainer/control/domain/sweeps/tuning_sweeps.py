@@ -108,7 +108,7 @@ class TuningSweeps:
         return [SweepView(sweep, states) for sweep in page.items], next_token
 
     async def cancel(self, name: TuningSweepName, etag: str) -> SweepView:
-        """Stops its trials too. Raises TuningSweepNotFound, WrongSweepState, Aborted STALE_ETAG."""
+        """Stops its trials too. Raises TuningSweepNotFound, WrongState, Aborted STALE_ETAG."""
         async with self._store.writing() as unit:
             sweep = existing_sweep(name, await unit.sweeps.hold(name))
             require_match(etag, sweep.etag)
