@@ -10,5 +10,11 @@ def owner_of_all(job_uid: str) -> str:
     return f"tuning-jobs/{job_uid}"
 
 
+def uid_of_all(owner: str) -> str | None:
+    """The job whose attempts have stored all that `owner` owns; None: it owns one checkpoint."""
+    uid = owner.removeprefix(owner_of_all(""))
+    return None if "/" in uid else uid
+
+
 def owner_of_one(job_uid: str, attempt: int, step: int) -> str:
     return f"{owner_of_all(job_uid)}/{attempt}-{step}"

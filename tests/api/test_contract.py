@@ -75,6 +75,8 @@ def test_every_service_of_the_design_has_a_contract() -> None:
         "TuningJobService",
         "TuningSweepService",
         "NodeLeaseService",
+        "NodeService",
+        "QueueService",
         "RegistryService",
         "InferenceService",
         "ABTestService",

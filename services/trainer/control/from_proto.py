@@ -1,11 +1,12 @@
 """From messages of the wire to values of the domain: pure, and nothing is judged here."""
 
 import re
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from anneal.enums import word_of
 from anneal.registry.v1 import base_model_pb2
@@ -33,7 +34,7 @@ from services.trainer.control.domain.progress import (
     Telemetry,
 )
 from services.trainer.control.domain.recommendation.recommendations import RecommendCall
-from services.trainer.control.domain.tuning_jobs import Listing, NewJob
+from services.trainer.control.domain.tuning_jobs import AttemptListing, Listing, NewJob, Retry
 
 _TELEMETRY_SUBJECT = re.compile(r"anneal\.jobs\.([^.]+)\.([^.]+)\.events")
 
@@ -59,6 +60,20 @@ def draft(job: job_pb.TuningJob) -> Draft:
 
 def listing(request: service_pb.ListTuningJobsRequest) -> Listing:
     return Listing(request.parent, request.page_size, request.page_token, request.filter)
+
+
+def retry(request: service_pb.RetryTuningJobRequest) -> Retry:
+    return Retry(
+        name=TuningJobName.parse(request.name),
+        job_id=request.tuning_job_id,
+        request_id=request.request_id,
+        fingerprint=fingerprint(request.SerializeToString(deterministic=True)),
+        deadline_time=_time(request.deadline_time) if request.HasField("deadline_time") else None,
+    )
+
+
+def attempt_listing(request: service_pb.ListTuningJobAttemptsRequest) -> AttemptListing:
+    return AttemptListing(request.parent, request.page_size, request.page_token)
 
 
 def estimate(
@@ -196,11 +211,25 @@ def _settings(job: job_pb.TuningJob) -> dict[str, object]:
         settings["backend"] = word_of(job_pb.Backend.DESCRIPTOR, job.backend)
     if job.max_attempts:
         settings["max_attempts"] = job.max_attempts
+    if job.priority:
+        settings["priority"] = word_of(job_pb.Priority.DESCRIPTOR, job.priority)
+    if job.HasField("requirements"):
+        settings["requirements"] = _requirements(job.requirements)
+    if job.HasField("deadline_time"):
+        settings["deadline_time"] = _time(job.deadline_time)
     if kind := job.WhichOneof("method"):
         settings["method"] = {"kind": kind, **_fields(getattr(job, kind))}
     if job.HasField("training"):
         settings["training"] = _fields(job.training)
     return settings
+
+
+def _requirements(message: job_pb.Requirements) -> dict[str, object]:
+    return _fields(message) | {"node_labels": dict(message.node_labels)}
+
+
+def _time(message: Timestamp) -> datetime:
+    return message.ToDatetime(UTC)
 
 
 def _fields(message: Message) -> dict[str, object]:

@@ -60,6 +60,32 @@ class TuningJobServicer(TuningJobServiceServicer):
         name = TuningJobName.parse(request.name)
         return to_proto.tuning_job(await self._jobs.cancel(name, request.etag))
 
+    async def PauseTuningJob(
+        self, request: service_pb.PauseTuningJobRequest, context: Context
+    ) -> job_pb.TuningJob:
+        name = TuningJobName.parse(request.name)
+        return to_proto.tuning_job(await self._jobs.pause(name, request.etag))
+
+    async def ResumeTuningJob(
+        self, request: service_pb.ResumeTuningJobRequest, context: Context
+    ) -> job_pb.TuningJob:
+        name = TuningJobName.parse(request.name)
+        return to_proto.tuning_job(await self._jobs.resume(name, request.etag))
+
+    async def RetryTuningJob(
+        self, request: service_pb.RetryTuningJobRequest, context: Context
+    ) -> job_pb.TuningJob:
+        return to_proto.tuning_job(await self._jobs.retry(from_proto.retry(request)))
+
+    async def ListTuningJobAttempts(
+        self, request: service_pb.ListTuningJobAttemptsRequest, context: Context
+    ) -> service_pb.ListTuningJobAttemptsResponse:
+        page = await self._jobs.attempts(from_proto.attempt_listing(request))
+        return service_pb.ListTuningJobAttemptsResponse(
+            attempts=[to_proto.attempt(one, page.now) for one in page.attempts],
+            next_page_token=page.next_token,
+        )
+
     async def WatchTuningJob(
         self, request: service_pb.WatchTuningJobRequest, context: Context
     ) -> AsyncGenerator[service_pb.WatchTuningJobResponse]:
@@ -101,8 +127,7 @@ class NodeLeaseServicer(NodeLeaseServiceServicer):
     ) -> lease_pb.HeartbeatTuningJobResponse:
         name = TuningJobName.parse(request.name)
         beat = from_proto.heartbeat(request).beat(request.attempt)
-        job = await self._leases.heartbeat(name, request.attempt, beat)
-        return to_proto.heartbeat_answer(job)
+        return to_proto.heartbeat_answer(await self._leases.heartbeat(name, request.attempt, beat))
 
     async def CompleteTuningJob(
         self, request: lease_pb.CompleteTuningJobRequest, context: Context

@@ -15,7 +15,8 @@ from anneal.registry.v1 import base_model_pb2
 from anneal.trainer.v1 import node_lease_service_pb2 as lease_pb
 from anneal.trainer.v1 import tuning_job_pb2 as job_pb
 from services.common.errors import DOMAIN
-from services.trainer.control.domain.checkpoints import MAX_TOLD
+from services.trainer.control.domain.attempts import Told
+from services.trainer.control.domain.checkpoints import MAX_TOLD, Checkpoint
 from services.trainer.control.domain.endings import Cause, Failure, Result
 from services.trainer.control.domain.job import (
     BaseModelSource,
@@ -25,10 +26,10 @@ from services.trainer.control.domain.job import (
     TuningJob,
 )
 from services.trainer.control.domain.methods import Method
-from services.trainer.control.domain.node_leases import Lease
+from services.trainer.control.domain.node_leases import Kept, Lease
 from services.trainer.control.domain.ports import HistoryEntry, StateChange
 from services.trainer.control.domain.progress import Progress
-from services.trainer.control.domain.states import State
+from services.trainer.control.domain.states import Directive, State
 
 M = TypeVar("M", bound=Message)
 
@@ -42,7 +43,12 @@ _CODES: Mapping[Cause, code_pb2.Code] = {
     Cause.NODE_STOPPING: code_pb2.UNAVAILABLE,
     Cause.CANCELLED: code_pb2.CANCELLED,
     Cause.LEASE_EXPIRED: code_pb2.DEADLINE_EXCEEDED,
+    Cause.NO_PROGRESS: code_pb2.DEADLINE_EXCEEDED,
+    Cause.PAUSED: code_pb2.CANCELLED,
+    Cause.PREEMPTED: code_pb2.UNAVAILABLE,
+    Cause.DEADLINE: code_pb2.DEADLINE_EXCEEDED,
 }
+_STOPPING = (Directive.CANCEL, Directive.PAUSE, Directive.YIELD)
 _METHODS: Mapping[str, type[Message]] = {
     "full": job_pb.FullMethod,
     "lora": job_pb.LoraMethod,
@@ -70,6 +76,8 @@ def tuning_job(job: TuningJob) -> job_pb.TuningJob:
         end_time=timestamp(job.end_time),
         etag=job.etag,
         resume_certificates=[job_pb.ResumeCertificate(**asdict(one)) for one in job.resumes],
+        retry_of=str(job.retry_of or ""),
+        retried_as=str(job.retried_as or ""),
     )
 
 
@@ -87,6 +95,9 @@ def specified(spec: JobSpec) -> dict[str, Any]:
         "backend": number_of(job_pb.Backend.DESCRIPTOR, settings.backend),
         "max_attempts": settings.max_attempts,
         "labels": settings.labels,
+        "priority": number_of(job_pb.Priority.DESCRIPTOR, settings.priority),
+        "requirements": job_pb.Requirements(**settings.requirements.model_dump()),
+        "deadline_time": timestamp(settings.deadline_time),
     }
 
 
@@ -102,14 +113,45 @@ def lease(claimed: Lease, length: timedelta) -> lease_pb.Lease:
         dataset_digest=job.spec.dataset_digest,
         base_model=base_model_source(job.spec.base_model_source),
         start_manifest_digest=job.spec.start.manifest_digest if job.spec.start else "",
-        checkpoints=[job_pb.Checkpoint(**asdict(one)) for one in newest_first],
+        checkpoints=[_checkpoint(one, job) for one in newest_first],
+        directive=directive(claimed.directive),
     )
 
 
-def heartbeat_answer(job: TuningJob) -> lease_pb.HeartbeatTuningJobResponse:
+def _checkpoint(checkpoint: Checkpoint, job: TuningJob) -> job_pb.Checkpoint:
+    uid = "" if checkpoint.job_uid == job.uid else checkpoint.job_uid
+    return job_pb.Checkpoint(**asdict(checkpoint) | {"job_uid": uid})
+
+
+def heartbeat_answer(kept: Kept) -> lease_pb.HeartbeatTuningJobResponse:
     return lease_pb.HeartbeatTuningJobResponse(
-        lease_expire_time=timestamp(job.lease_expire_time),
-        cancel_requested=job.state is State.CANCELLING,
+        lease_expire_time=timestamp(kept.job.lease_expire_time),
+        cancel_requested=kept.directive in _STOPPING,
+        directive=directive(kept.directive),
+    )
+
+
+def directive(directive: Directive) -> lease_pb.Directive:
+    if directive is Directive.TRAIN:
+        return lease_pb.DIRECTIVE_UNSPECIFIED
+    return lease_pb.Directive.Value(f"DIRECTIVE_{directive}")
+
+
+def attempt(told: Told, now: datetime) -> job_pb.TuningJobAttempt:
+    one, outcome = told.attempt, told.attempt.outcome
+    return job_pb.TuningJobAttempt(
+        name=f"{one.job}/attempts/{one.number}",
+        attempt=one.number,
+        node=one.node,
+        start_time=timestamp(one.start_time),
+        end_time=timestamp(one.end_time),
+        outcome=number_of(job_pb.TuningJobAttempt.Outcome.DESCRIPTOR, outcome) if outcome else 0,
+        message=one.message,
+        start_step=one.start_step,
+        last_step=one.step,
+        steps=one.steps,
+        redone_steps=told.redone_steps,
+        duration=_duration((one.end_time or now) - one.start_time),
     )
 
 

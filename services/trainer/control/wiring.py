@@ -19,6 +19,7 @@ from services.common.store import Store
 from services.trainer.control.adapters.hints import WorkHints
 from services.trainer.control.adapters.sql import TrainerTables
 from services.trainer.control.adapters.telemetry import TelemetryConsumer
+from services.trainer.control.domain.deadlines import Deadlines
 from services.trainer.control.domain.drafts import Specification
 from services.trainer.control.domain.estimation.estimates import Estimates
 from services.trainer.control.domain.fleet import Fleet
@@ -92,6 +93,7 @@ def control(parts: Parts, policy: LeasePolicy, watch_poll_s: float) -> Control:
             Relay(parts.store, parts.bus).run,
             telemetry.run,
             leases.run_reaper,
+            Deadlines(parts.store).run,
             Releases(parts.store, parts.blobs).run,
             lookups.run,
             watching.run,

@@ -2,11 +2,12 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
+from datetime import datetime
 
-from sqlmodel import col, delete, select
+from sqlmodel import col, delete, select, update
 
 from services.common.store import Session, insert_new
-from services.trainer.checkpoint_owners import owner_of_all, owner_of_one
+from services.trainer.checkpoint_owners import owner_of_all, owner_of_one, uid_of_all
 from services.trainer.control.adapters.tables import CheckpointRow, ReleaseRow
 from services.trainer.control.domain.checkpoints import Checkpoint, Checkpoints
 from services.trainer.control.domain.job import TuningJob
@@ -42,20 +43,38 @@ class SqlCheckpoints:
                 col(CheckpointRow.step) == one.step,
             )
             await self._session.exec(row, execution_options=_DIRECT)
-            await self._to_remove(owner_of_one(job.uid, one.attempt, one.step))
+            owner = owner_of_one(one.job_uid, one.attempt, one.step)
+            await self._to_remove(owner, job.update_time)
 
     async def release_all(self, job: TuningJob) -> None:
         rows = delete(CheckpointRow).where(col(CheckpointRow.job) == str(job.name))
         await self._session.exec(rows, execution_options=_DIRECT)
-        await self._to_remove(owner_of_all(job.uid))
+        await self.release_later(job, job.update_time)
 
-    async def released(self, limit: int) -> Sequence[str]:
-        wanted = select(ReleaseRow.owner).order_by(col(ReleaseRow.owner)).limit(limit)
-        return list(await self._session.exec(wanted))
+    async def release_later(self, job: TuningJob, due: datetime) -> None:
+        for uid in job.owners:
+            await self._to_remove(owner_of_all(uid), due)
+
+    async def take_over(self, old: TuningJob, new: TuningJob) -> None:
+        rows = update(CheckpointRow).where(col(CheckpointRow.job) == str(old.name))
+        await self._session.exec(rows.values(job=str(new.name)), execution_options=_DIRECT)
+        for uid in old.owners:
+            await self._forget(owner_of_all(uid))
+
+    async def released(self, now: datetime, limit: int) -> Sequence[str]:
+        due = select(ReleaseRow.owner).where(col(ReleaseRow.due_time) <= now)
+        return list(await self._session.exec(due.order_by(col(ReleaseRow.owner)).limit(limit)))
 
     async def forget(self, owner: str) -> None:
+        """Of a job that FAILED and was not retried the rows are still there."""
+        if (uid := uid_of_all(owner)) is not None:
+            rows = delete(CheckpointRow).where(col(CheckpointRow.job_uid) == uid)
+            await self._session.exec(rows, execution_options=_DIRECT)
+        await self._forget(owner)
+
+    async def _forget(self, owner: str) -> None:
         row = delete(ReleaseRow).where(col(ReleaseRow.owner) == owner)
         await self._session.exec(row, execution_options=_DIRECT)
 
-    async def _to_remove(self, owner: str) -> None:
-        await insert_new(self._session, ReleaseRow, {"owner": owner})
+    async def _to_remove(self, owner: str, due: datetime) -> None:
+        await insert_new(self._session, ReleaseRow, {"owner": owner, "due_time": due})

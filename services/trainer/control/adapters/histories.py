@@ -46,8 +46,18 @@ class SqlAttempts:
         theirs = update(AttemptRow).where(col(AttemptRow.request_id) == request_id)
         await self._session.exec(theirs.values(request_id=None), execution_options=_DIRECT)
 
+    async def all_of(self, job: TuningJobName) -> Sequence[Attempt]:
+        wanted = select(AttemptRow).where(col(AttemptRow.job) == str(job))
+        rows = await self._session.exec(wanted.order_by(col(AttemptRow.number)))
+        return [attempt(row) for row in rows]
+
+    async def tell_start(self, job: TuningJobName, number: int, step: int) -> None:
+        row = _row(job, number).values(start_step=step)
+        await self._session.exec(row, execution_options=_DIRECT)
+        await self.tell_step(job, number, step)
+
     async def tell_step(self, job: TuningJobName, number: int, step: int) -> None:
-        row = _row(job, number).values(step=step)
+        row = _row(job, number).where(col(AttemptRow.step) < step).values(step=step)
         await self._session.exec(row, execution_options=_DIRECT)
 
     async def end(self, attempt: Attempt) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import and_, func, literal, or_
+from sqlalchemy import and_, func, literal, not_, or_
 from sqlmodel import col, select, update
 from sqlmodel.sql.expression import SelectOfScalar
 
@@ -12,13 +12,13 @@ from services.common.faults import Aborted
 from services.common.filters_sql import to_sql
 from services.common.store import Session, insert_new
 from services.trainer.control.adapters.rows import changing_values, fixed_values, tuning_job
-from services.trainer.control.adapters.tables import JobRow
+from services.trainer.control.adapters.tables import CheckpointRow, JobRow
 from services.trainer.control.domain.errors import TuningJobExists
 from services.trainer.control.domain.job import TuningJob
 from services.trainer.control.domain.names import TuningJobName
 from services.trainer.control.domain.ports import JobQuery
 from services.trainer.control.domain.settings import Backend
-from services.trainer.control.domain.states import State
+from services.trainer.control.domain.states import WAITING, State
 from services.trainer.control.domain.tuning_jobs import FILTER_FIELDS
 
 _FRESH = {"populate_existing": True}
@@ -96,6 +96,8 @@ class SqlJobs:
                 attempt_event_count=0,
                 failure=None,
                 node=node,
+                claim_time=now,
+                charged_s=0.0,
                 lease_expire_time=now + lease,
                 start_time=func.coalesce(col(JobRow.start_time), literal(now, UtcDateTime())),
                 update_time=now,
@@ -111,6 +113,20 @@ class SqlJobs:
 
     async def expired(self, now: datetime) -> Sequence[TuningJobName]:
         over = select(JobRow.name).where(col(JobRow.lease_expire_time) <= now)
+        return [TuningJobName.parse(name) for name in await self._session.exec(over)]
+
+    async def overdue(self, now: datetime, limit: int) -> Sequence[TuningJobName]:
+        saved = select(CheckpointRow.job).where(col(CheckpointRow.job) == col(JobRow.name)).exists()
+        paused = col(JobRow.state) == State.PAUSED.value
+        over = (
+            select(JobRow.name)
+            .where(
+                col(JobRow.state).in_([state.value for state in WAITING]),
+                col(JobRow.deadline) <= now,
+                or_(paused, not_(saved)),
+            )
+            .limit(limit)
+        )
         return [TuningJobName.parse(name) for name in await self._session.exec(over)]
 
     async def newest(self, query: JobQuery) -> Sequence[TuningJob]:

@@ -28,6 +28,7 @@ from services.trainer.control.domain.names import (
     TuningSweepName,
 )
 from services.trainer.control.domain.progress import Progress
+from services.trainer.control.domain.queue.lines import line_of
 from services.trainer.control.domain.resumes import ResumeCertificate
 from services.trainer.control.domain.settings import JobSettings
 from services.trainer.control.domain.states import State
@@ -48,6 +49,11 @@ def fixed_values(job: TuningJob) -> Values:
         "labels": spec.settings.labels,
         "backend": spec.settings.backend.value,
         "tuning_sweep": str(job.sweep) if job.sweep else "",
+        "priority": spec.settings.priority.value,
+        "line": line_of(job.name.project, spec.settings).key,
+        "deadline": spec.settings.deadline_time,
+        "retry_of": str(job.retry_of) if job.retry_of else None,
+        "origins": json.dumps(job.origins),
         "spec": spec_text(spec),
         "create_time": job.create_time,
     }
@@ -65,6 +71,10 @@ def changing_values(job: TuningJob) -> Values:
         "resumes": json.dumps([asdict(one) for one in job.resumes]),
         "model_version": job.model_version,
         "node": job.node,
+        "retried_as": str(job.retried_as) if job.retried_as else None,
+        "yields": job.yields,
+        "charged_s": job.charged_s,
+        "claim_time": job.claim_time,
         "update_time": job.update_time,
         "ready_time": job.ready_time,
         "lease_expire_time": job.lease_expire_time,
@@ -89,6 +99,12 @@ def tuning_job(row: JobRow) -> TuningJob:
         resumes=tuple(_certificate(one) for one in json.loads(row.resumes)),
         model_version=row.model_version,
         node=row.node,
+        claim_time=row.claim_time,
+        charged_s=row.charged_s,
+        yields=row.yields,
+        retry_of=TuningJobName.parse(row.retry_of) if row.retry_of else None,
+        retried_as=TuningJobName.parse(row.retried_as) if row.retried_as else None,
+        origins=tuple(json.loads(row.origins)),
         create_time=row.create_time,
         update_time=row.update_time,
         ready_time=row.ready_time,
@@ -112,6 +128,7 @@ def attempt(row: AttemptRow) -> Attempt:
         node=row.node,
         request_id=row.request_id or "",
         start_time=row.start_time,
+        start_step=row.start_step,
         step=row.step,
         end_time=row.end_time,
         outcome=row.outcome,

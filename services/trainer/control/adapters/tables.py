@@ -4,7 +4,7 @@ unlike the JSON types of databases, it holds the NaN of a training that diverged
 from datetime import datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, ForeignKeyConstraint, Index, LargeBinary, UniqueConstraint
+from sqlalchemy import JSON, ForeignKeyConstraint, Index, LargeBinary, UniqueConstraint, text
 from sqlmodel import BigInteger, Field, SQLModel
 
 from services.common.columns import UtcDateTime
@@ -15,13 +15,25 @@ class Row(SQLModel, registry=service_registry()):
     """Base of this service's tables."""
 
 
+def _where(states: str) -> dict[str, Any]:
+    """A partial index, of the rows in these states alone."""
+    condition = text(f"state IN ({states})")
+    return {"sqlite_where": condition, "postgresql_where": condition}
+
+
+_WHERE_QUEUED = _where("'QUEUED'")
+_WHERE_WAITING = _where("'QUEUED', 'PAUSED'")
+
+
 class JobRow(Row, table=True):
-    """A job as it stands, with its lease."""
+    """A job as it stands, with its lease. `line` is that of the queue (`queue.lines`)."""
 
     __tablename__: ClassVar[Any] = "jobs"
     __table_args__ = (
         Index(None, "project", "create_time", "name"),  # lists
-        Index(None, "state", "create_time", "name"),  # the queue
+        Index(None, "state"),
+        Index(None, "line", "create_time", "name", **_WHERE_QUEUED),
+        Index(None, "deadline", **_WHERE_WAITING),
         Index(None, "lease_expire_time"),  # the reaper
         Index(None, "tuning_sweep"),  # the trials of a sweep
     )
@@ -35,6 +47,11 @@ class JobRow(Row, table=True):
     labels: dict[str, str] = Field(sa_type=JSON)
     backend: str
     tuning_sweep: str
+    priority: str
+    line: str
+    deadline: datetime | None = Field(sa_type=UtcDateTime)
+    retry_of: str | None
+    origins: str
     spec: str
     state: str
     attempt: int
@@ -46,9 +63,13 @@ class JobRow(Row, table=True):
     resumes: str
     model_version: str
     node: str
+    retried_as: str | None
+    yields: bool
+    charged_s: float
     create_time: datetime = Field(sa_type=UtcDateTime)
     update_time: datetime = Field(sa_type=UtcDateTime)
     ready_time: datetime = Field(sa_type=UtcDateTime)
+    claim_time: datetime | None = Field(sa_type=UtcDateTime)
     lease_expire_time: datetime | None = Field(sa_type=UtcDateTime)
     start_time: datetime | None = Field(sa_type=UtcDateTime)
     end_time: datetime | None = Field(sa_type=UtcDateTime)
@@ -91,7 +112,8 @@ class AttemptRow(Row, table=True):
     node: str
     request_id: str | None
     start_time: datetime = Field(sa_type=UtcDateTime)
-    step: int
+    start_step: int | None = Field(sa_type=BigInteger)
+    step: int = Field(sa_type=BigInteger)
     end_time: datetime | None = Field(sa_type=UtcDateTime)
     outcome: str
     message: str
@@ -99,7 +121,8 @@ class AttemptRow(Row, table=True):
 
 
 class CheckpointRow(Row, table=True):
-    """A checkpoint that a later attempt can go on from; `validation_loss` NULL: not evaluated."""
+    """A checkpoint that a later attempt can go on from; `validation_loss` NULL: not evaluated.
+    `job_uid` is that of the job which stored it."""
 
     __tablename__: ClassVar[Any] = "checkpoints"
     __table_args__ = (ForeignKeyConstraint(["job"], ["jobs.name"], ondelete="CASCADE"),)
@@ -110,14 +133,33 @@ class CheckpointRow(Row, table=True):
     manifest_digest: str
     size_bytes: int = Field(sa_type=BigInteger)
     validation_loss: float | None
+    job_uid: str
 
 
 class ReleaseRow(Row, table=True):
-    """An owner of blobs that nobody needs any more; gone when they are."""
+    """An owner of blobs that nobody needs any more from `due_time` on; gone when they are."""
 
     __tablename__: ClassVar[Any] = "releases"
 
     owner: str = Field(primary_key=True)
+    due_time: datetime = Field(sa_type=UtcDateTime, index=True)
+
+
+class ProjectRow(Row, table=True):
+    """What a project may take of the queue (0: no limit), and what it has taken: device-seconds.
+    `pass_s` is its place in stride scheduling, `day` the one whose use `used_today_s` counts."""
+
+    __tablename__: ClassVar[Any] = "projects"
+
+    project: str = Field(primary_key=True)
+    weight: float
+    max_running_jobs: int
+    max_queued_jobs: int
+    max_device_hours_a_day: float
+    pass_s: float
+    used_s: float
+    used_today_s: float
+    day: str
 
 
 class NodeRow(Row, table=True):
@@ -129,6 +171,10 @@ class NodeRow(Row, table=True):
     name: str = Field(primary_key=True)
     device: str | None
     backends: str
+    labels: str
+    free_devices: int
+    capabilities: str | None
+    schedule: str
     update_time: datetime = Field(sa_type=UtcDateTime)
 
 

@@ -1,8 +1,8 @@
 """A change of a job, written as a whole: its row, its history, and the news of it."""
 
-from services.trainer.control.domain.job import TuningJob
+from services.trainer.control.domain.job import FAILED_KEEPS, TuningJob
 from services.trainer.control.domain.ports import StateChange, Unit
-from services.trainer.control.domain.states import FINAL
+from services.trainer.control.domain.states import FINAL, State
 
 
 async def enter(unit: Unit, job: TuningJob) -> None:
@@ -17,7 +17,15 @@ async def change(unit: Unit, before: TuningJob, after: TuningJob, cause: str = "
     if after.state is not before.state:
         await record(unit, StateChange(before.state, after, cause))
         if after.state in FINAL:
-            await unit.checkpoints.release_all(after)
+            await _let_go(unit, after)
+
+
+async def _let_go(unit: Unit, job: TuningJob) -> None:
+    """Nobody needs the checkpoints of a job that has ended, unless it is retried."""
+    if job.state is State.FAILED:
+        await unit.checkpoints.release_later(job, job.update_time + FAILED_KEEPS)
+    else:
+        await unit.checkpoints.release_all(job)
 
 
 async def record(unit: Unit, change: StateChange) -> None:

@@ -12,13 +12,15 @@ MAX_TOLD = 100
 @dataclass(frozen=True)
 class Checkpoint:
     """`validation_loss` is the held-out loss of its step, in nats a labeled token; None: it was not
-    evaluated."""
+    evaluated. `job_uid` is that of the job which stored it: a retried one's may have become another
+    job's."""
 
     attempt: int
     step: int
     manifest_digest: str
     size_bytes: int = 0
     validation_loss: float | None = None
+    job_uid: str = ""
 
     @property
     def place(self) -> tuple[int, int]:

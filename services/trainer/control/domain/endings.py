@@ -21,6 +21,10 @@ class Cause(StrEnum):
     NODE_STOPPING = "NODE_STOPPING"
     CANCELLED = "CANCELLED"
     LEASE_EXPIRED = "LEASE_EXPIRED"
+    NO_PROGRESS = "NO_PROGRESS"
+    PAUSED = "PAUSED"
+    PREEMPTED = "PREEMPTED"
+    DEADLINE = "DEADLINE"
 
 
 WORDS: Mapping[Cause, str] = {
@@ -33,11 +37,15 @@ WORDS: Mapping[Cause, str] = {
     Cause.NODE_STOPPING: "the node was told to stop",
     Cause.CANCELLED: "the engine was cancelled",
     Cause.LEASE_EXPIRED: "the node stopped responding",
+    Cause.NO_PROGRESS: "the engine did no step for too long",
+    Cause.PAUSED: "the engine was paused",
+    Cause.PREEMPTED: "it made room on its node",
+    Cause.DEADLINE: "its deadline passed before it was trained",
 }
 
-NOT_RETRIED = frozenset({Cause.INVALID_JOB, Cause.DIVERGED})
-"""Another attempt would compute the same."""
-NOT_COUNTED = frozenset({Cause.NODE_STOPPING})
+NOT_RETRIED = frozenset({Cause.INVALID_JOB, Cause.DIVERGED, Cause.DEADLINE})
+"""Another attempt would end alike."""
+NOT_COUNTED = frozenset({Cause.NODE_STOPPING, Cause.PAUSED, Cause.PREEMPTED})
 """The job is not to blame: it waits again with as many attempts left as before."""
 
 

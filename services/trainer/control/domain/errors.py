@@ -48,6 +48,30 @@ class WrongState(FailedPrecondition):
         )
 
 
+class AlreadyRetried(FailedPrecondition):
+    """Its checkpoints are another job's by now."""
+
+    def __init__(self, name: TuningJobName, retried_as: TuningJobName) -> None:
+        super().__init__(
+            "ALREADY_RETRIED",
+            f"{name} was retried as {retried_as}; retry that one",
+            resource=name,
+            retried_as=retried_as,
+        )
+
+
+class TrialOfSweep(FailedPrecondition):
+    """The sweep has gone on without it."""
+
+    def __init__(self, name: TuningJobName, sweep: TuningSweepName) -> None:
+        super().__init__(
+            "TRIAL_OF_SWEEP",
+            f"{name} is a trial of {sweep}, which has gone on without it; create a new sweep",
+            resource=name,
+            tuning_sweep=sweep,
+        )
+
+
 class StaleAttempt(Aborted):
     """The attempt has ended: its node stops, and writes no more."""
 

@@ -17,7 +17,13 @@ from services.trainer.control.domain.endings import (
     Failure,
     Result,
 )
-from services.trainer.control.domain.errors import BaseModelMismatch, StaleAttempt, WrongState
+from services.trainer.control.domain.errors import (
+    AlreadyRetried,
+    BaseModelMismatch,
+    StaleAttempt,
+    TrialOfSweep,
+    WrongState,
+)
 from services.trainer.control.domain.estimation.sizes import Sizes
 from services.trainer.control.domain.names import (
     BaseModelName,
@@ -30,9 +36,13 @@ from services.trainer.control.domain.names import (
 from services.trainer.control.domain.progress import Progress, Report
 from services.trainer.control.domain.resumes import Resumes
 from services.trainer.control.domain.settings import JobSettings
-from services.trainer.control.domain.states import FINAL, HELD, MOVES, State
+from services.trainer.control.domain.states import FINAL, HELD, MOVES, Directive, State
 
 _LONGEST_RETRY_DELAY = timedelta(seconds=60)
+
+FAILED_KEEPS = timedelta(days=7)
+"""How long a FAILED job has its checkpoints, in case that it is retried."""
+_REMOVED_SOON = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -89,7 +99,10 @@ class TuningJob:
     `attempt` counts claims and fences the writes of nodes; `failures` counts the attempts that
     `max_attempts` limits. `event_count` is the length of the history, and so the sequence of its
     last event; `attempt_event_count` is how many of them the node told in the current attempt.
-    `sweep` is the one that the job is a trial of.
+    `sweep` is the one that the job is a trial of. `claim_time` is when the current attempt began,
+    `charged_s` what its project was charged for it: device-seconds. A job that `yields` is to make
+    room on its node. `retry_of` and `retried_as` are the jobs before and after it, `origins` the
+    uids of all before it, whose checkpoints may have become its own.
     """
 
     name: TuningJobName
@@ -112,16 +125,44 @@ class TuningJob:
     lease_expire_time: datetime | None = None
     start_time: datetime | None = None
     end_time: datetime | None = None
+    claim_time: datetime | None = None
+    charged_s: float = 0.0
+    yields: bool = False
+    retry_of: TuningJobName | None = None
+    retried_as: TuningJobName | None = None
+    origins: tuple[str, ...] = ()
 
     @property
     def etag(self) -> str:
-        """Changes with every change of state: no state comes twice within an attempt."""
-        return etag(self.uid, self.state, self.attempt)
+        """Changes with every change of state: within an attempt only a job that is paused in the
+        queue comes to a state twice, and it is ready later then."""
+        return etag(self.uid, self.state, self.attempt, self.ready_time.isoformat())
 
     @property
     def error(self) -> Failure | None:
         """Why it FAILED, or why it waits again."""
-        return self.failure if self.state in (State.FAILED, State.QUEUED) else None
+        return self.failure if self.state in (State.FAILED, State.QUEUED, State.PAUSED) else None
+
+    @property
+    def owners(self) -> tuple[str, ...]:
+        """The uids of the jobs that stored its checkpoints."""
+        return (self.uid, *self.origins)
+
+    def directive(self, now: datetime) -> Directive:
+        """What its node is to do."""
+        match self.state:
+            case State.CANCELLING:
+                return Directive.CANCEL
+            case State.PAUSING:
+                return Directive.PAUSE
+            case _:
+                return self._directive_of_training(now)
+
+    def _directive_of_training(self, now: datetime) -> Directive:
+        deadline = self.spec.settings.deadline_time
+        if deadline is not None and deadline <= now:
+            return Directive.FINISH
+        return Directive.YIELD if self.yields else Directive.TRAIN
 
     def require_attempt(self, attempt: int) -> None:
         """Raises StaleAttempt unless `attempt` holds the lease."""
@@ -156,10 +197,62 @@ class TuningJob:
         match self.state:
             case State.CANCELLING | State.CANCELLED:
                 return self
-            case State.RUNNING:
+            case State.RUNNING | State.PAUSING:
                 return advance(self, State.CANCELLING, now)
-            case State.QUEUED | State.SUCCEEDED | State.FAILED:
+            case State.QUEUED | State.PAUSED | State.SUCCEEDED | State.FAILED:
                 return advance(self, State.CANCELLED, now)
+
+    def paused(self, now: datetime) -> "TuningJob":
+        """At once when it waits, else as soon as its node has stopped. Raises WrongState."""
+        match self.state:
+            case State.PAUSING | State.PAUSED:
+                return self
+            case State.RUNNING:
+                return advance(self, State.PAUSING, now)
+            case State.QUEUED | State.CANCELLING | State.SUCCEEDED | State.FAILED | State.CANCELLED:
+                return advance(self, State.PAUSED, now)
+
+    def resumed(self, now: datetime) -> "TuningJob":
+        """Raises WrongState."""
+        if self.state in (State.QUEUED, State.RUNNING):
+            return self
+        return replace(advance(self, State.QUEUED, now), ready_time=now)
+
+    def retried(
+        self, name: TuningJobName, uid: str, deadline_time: datetime | None, now: datetime
+    ) -> "TuningJob":
+        """The job that does it again. Its attempts go on counting, so that its checkpoints follow
+        those that it takes over. Raises WrongState, AlreadyRetried and TrialOfSweep."""
+        if self.state is not State.FAILED:
+            raise WrongState(self.name, self.state, State.QUEUED)
+        if self.retried_as is not None:
+            raise AlreadyRetried(self.name, self.retried_as)
+        if self.sweep is not None:
+            raise TrialOfSweep(self.name, self.sweep)
+        settings = self.spec.settings.model_copy(update={"deadline_time": deadline_time})
+        return TuningJob(
+            name=name,
+            uid=uid,
+            spec=replace(self.spec, settings=settings),
+            create_time=now,
+            update_time=now,
+            ready_time=now,
+            attempt=self.attempt,
+            event_count=1,  # the first is its way into the queue
+            retry_of=self.name,
+            origins=self.owners if self.keeps_checkpoints(now) else (),
+        )
+
+    def keeps_checkpoints(self, now: datetime) -> bool:
+        """Whether those of a job that has FAILED are still there, and will be for a while."""
+        return self.end_time is not None and now < self.end_time + FAILED_KEEPS - _REMOVED_SOON
+
+    def overdue(self, now: datetime, has_checkpoints: bool) -> "TuningJob":
+        """The deadline of a job that waits has passed: with checkpoints a node is to make a result
+        of the best, without any it has none."""
+        if has_checkpoints:
+            return self.resumed(now)
+        return advance(replace(self, failure=Failure(Cause.DEADLINE)), State.FAILED, now)
 
     def ended(self, ending: Ending, now: datetime, retry_delay: timedelta) -> "TuningJob":
         """The current attempt has ended. Raises BaseModelMismatch."""
@@ -186,6 +279,8 @@ class TuningJob:
         job = replace(self, failure=failure, failures=failures)
         if failure.cause in NOT_RETRIED or failures >= self.spec.settings.max_attempts:
             return advance(job, State.FAILED, now)
+        if self.state is State.PAUSING:
+            return advance(job, State.PAUSED, now)
         delay = _retry_delay(failure, failures, retry_delay)
         return replace(advance(job, State.QUEUED, now), ready_time=now + delay)
 
@@ -201,6 +296,7 @@ def advance(job: TuningJob, to: State, now: datetime) -> TuningJob:
         update_time=now,
         end_time=now if to in FINAL else None,
         lease_expire_time=job.lease_expire_time if to in HELD else None,
+        yields=job.yields and to in HELD,
     )
 
 

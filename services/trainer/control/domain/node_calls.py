@@ -70,6 +70,7 @@ class ToldCheckpoint(NodeCall):
     manifest_digest: Digest
     size_bytes: Count = 0
     validation_loss: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    job_uid: str = ""
 
     def value(self) -> Checkpoint:
         return Checkpoint(**self.model_dump())

@@ -1,7 +1,7 @@
 """Leases: nodes claim jobs, keep them, and end them; each write is fenced by its attempt."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import structlog
@@ -21,7 +21,7 @@ from services.trainer.control.domain.nodes import Offer
 from services.trainer.control.domain.ports import StateChange, Store, Unit
 from services.trainer.control.domain.settings import Backend
 from services.trainer.control.domain.signals import Signals, wait
-from services.trainer.control.domain.states import HELD, State
+from services.trainer.control.domain.states import HELD, Directive, State
 from services.trainer.control.domain.sweeps.trials import hold_to_end, tell_sweep
 
 log: FilteringBoundLogger = structlog.get_logger(__name__)
@@ -63,10 +63,19 @@ class Claim:
 
 @dataclass(frozen=True)
 class Lease:
-    """A job that was just claimed, and what a training of it can go on from."""
+    """A job that was just claimed, what a training of it can go on from, and what is wanted."""
 
     job: TuningJob
     checkpoints: Checkpoints
+    directive: Directive
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A job whose lease goes on, and what its node is to do."""
+
+    job: TuningJob
+    directive: Directive
 
 
 @dataclass(frozen=True)
@@ -109,16 +118,16 @@ class NodeLeases:
                 return None
             await wait(work_waits, min(left, self.policy.claim_poll_s))
 
-    async def heartbeat(self, name: TuningJobName, attempt: int, beat: Beat) -> TuningJob:
+    async def heartbeat(self, name: TuningJobName, attempt: int, beat: Beat) -> Kept:
         """Keeps the lease for its full length from now. Raises StaleAttempt."""
         async with self._store.writing() as unit:
-            job = existing(name, await unit.jobs.hold(name))
+            job, now = existing(name, await unit.jobs.hold(name)), await unit.now()
             job.require_attempt(attempt)
-            after = job.kept(await unit.now() + self.policy.lease)
+            after = job.kept(now + self.policy.lease)
             await change(unit, job, after)
             await unit.attempts.tell_step(name, attempt, beat.step)
             await _keep(unit, job, beat)
-        return after
+        return Kept(after, after.directive(now))
 
     async def end(
         self, name: TuningJobName, attempt: int, ending: Ending, event_count: int
@@ -179,7 +188,10 @@ class NodeLeases:
         try:
             async with self._store.writing() as unit:
                 job = await self._again(unit, claim) or await self._anew(unit, claim)
-                return Lease(job, await unit.checkpoints.of(job.name)) if job else None
+                if job is None:
+                    return None
+                checkpoints = await unit.checkpoints.of(job.name)
+                return Lease(job, checkpoints, job.directive(await unit.now()))
         except _Twin:
             return None
 
@@ -262,6 +274,7 @@ async def _keep(unit: Unit, job: TuningJob, beat: Beat) -> None:
     known = await unit.checkpoints.of(job.name)
     after = tuple(one for one in known if one.place not in refused)
     if new is not None and is_news(known, new):
+        new = replace(new, job_uid=job.uid)
         await unit.checkpoints.add(job.name, new)
         after = staying((*after, new), job.spec.settings.training)
     await unit.checkpoints.release(job, [one for one in known if one not in after])

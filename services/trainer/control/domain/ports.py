@@ -155,6 +155,11 @@ class Jobs(Protocol):
         """The jobs whose lease is over, and that nobody has taken back yet."""
         ...
 
+    async def overdue(self, now: datetime, limit: int) -> Sequence[TuningJobName]:
+        """Jobs whose deadline has passed and that wait for what will not come: those that are
+        PAUSED, and the QUEUED ones without a checkpoint."""
+        ...
+
     async def newest(self, query: JobQuery) -> Sequence[TuningJob]: ...
 
     async def event_counts(self, names: Sequence[TuningJobName]) -> Mapping[TuningJobName, int]:
@@ -211,7 +216,17 @@ class Attempts(Protocol):
         """The id belongs to no attempt any more."""
         ...
 
-    async def tell_step(self, job: TuningJobName, number: int, step: int) -> None: ...
+    async def all_of(self, job: TuningJobName) -> Sequence[Attempt]:
+        """In their order."""
+        ...
+
+    async def tell_start(self, job: TuningJobName, number: int, step: int) -> None:
+        """It began after this step."""
+        ...
+
+    async def tell_step(self, job: TuningJobName, number: int, step: int) -> None:
+        """It has done this step, if it had not come further."""
+        ...
 
     async def end(self, attempt: Attempt) -> None: ...
 
@@ -232,8 +247,16 @@ class JobCheckpoints(Protocol):
         """Those of a job that has ended, and what its attempts stored and never told."""
         ...
 
-    async def released(self, limit: int) -> Sequence[str]:
-        """Owners whose blobs are to be removed."""
+    async def release_later(self, job: TuningJob, due: datetime) -> None:
+        """As `release_all`, but they stay until then, in case that somebody takes them over."""
+        ...
+
+    async def take_over(self, old: TuningJob, new: TuningJob) -> None:
+        """Those of `old`, which were to be released later, are those of `new`."""
+        ...
+
+    async def released(self, now: datetime, limit: int) -> Sequence[str]:
+        """Owners whose blobs are to be removed by now."""
         ...
 
     async def forget(self, owner: str) -> None:

@@ -41,4 +41,4 @@ class Releases:
 
     async def _released(self) -> list[str]:
         async with self._store.reading() as unit:
-            return list(await unit.checkpoints.released(_AT_ONCE))
+            return list(await unit.checkpoints.released(await unit.now(), _AT_ONCE))

@@ -1,6 +1,7 @@
 """The settings of a tuning job: their limits and defaults, as the proto's comments state them."""
 
 from dataclasses import replace
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from services.common.faults import InvalidArgument, Violation
 from services.common.violations import violations_of
 from services.trainer.control.domain.frozen import Frozen
 from services.trainer.control.domain.methods import Method
+from services.trainer.control.domain.queue.requirements import Priority, Requirements
 
 _MAX_INT64 = 2**63 - 1
 MAX_STEPS = 10_000_000
@@ -117,6 +119,9 @@ class JobSettings(Frozen):
     max_attempts: int = Field(default=3, ge=1, le=20)
     labels: dict[Word, Word] = Field(default_factory=dict[str, str], max_length=32)
     backend: Backend = Backend.BUILTIN
+    priority: Priority = Priority.NORMAL
+    requirements: Requirements = Field(default_factory=Requirements)
+    deadline_time: datetime | None = None
 
     @field_validator("backend")
     @classmethod

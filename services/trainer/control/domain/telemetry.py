@@ -11,7 +11,7 @@ from structlog.typing import FilteringBoundLogger
 from services.trainer.control.domain.job import TuningJob
 from services.trainer.control.domain.names import TuningJobName
 from services.trainer.control.domain.ports import Unit
-from services.trainer.control.domain.progress import Telemetry
+from services.trainer.control.domain.progress import Started, Stepped, Telemetry
 from services.trainer.control.domain.resumes import Resumes, certified, steps_to_compare
 from services.trainer.control.domain.states import FINAL
 
@@ -70,8 +70,24 @@ async def _hear_one(unit: Unit, told: Sequence[Telemetry]) -> None:
         after = after.heard(event.attempt, event.report, now)
     after = replace(after, resumes=await _resumes(unit, before, fresh))
     await unit.history.add_telemetry(fresh, before.event_count + 1)
+    await _tell_attempts(unit, name, fresh)
     await unit.jobs.replace(before, after)
     unit.announce(after)
+
+
+async def _tell_attempts(unit: Unit, job: TuningJobName, fresh: Sequence[Telemetry]) -> None:
+    """Which steps an attempt did shows from its own events."""
+    last: dict[int, int] = {}
+    for event in fresh:
+        match event.report:
+            case Started(start_step=step):
+                await unit.attempts.tell_start(job, event.attempt, step)
+            case Stepped(step=step):
+                last[event.attempt] = max(step, last.get(event.attempt, 0))
+            case _:
+                pass
+    for attempt, step in last.items():
+        await unit.attempts.tell_step(job, attempt, step)
 
 
 async def _resumes(unit: Unit, job: TuningJob, fresh: Sequence[Telemetry]) -> Resumes:

@@ -1,7 +1,7 @@
 """What callers may do with tuning jobs."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from services.common.etags import require_match
@@ -11,12 +11,15 @@ from services.common.ids import NewId
 from services.common.names import ProjectName, require_id
 from services.common.paging import Key, Page, PageTokens, page_size, scope_of
 from services.common.request_ids import RequestKey, require_uuid4
+from services.trainer.control.domain.attempts import Told, told
 from services.trainer.control.domain.changes import change, enter
+from services.trainer.control.domain.deadlines import require_future
 from services.trainer.control.domain.drafts import Draft, Findings, Specification
 from services.trainer.control.domain.errors import TuningJobExists, existing
 from services.trainer.control.domain.job import JobSpec, TuningJob
 from services.trainer.control.domain.names import TuningJobName
 from services.trainer.control.domain.ports import JobQuery, Store, Unit
+from services.trainer.control.domain.queue.requirements import Priority
 from services.trainer.control.domain.states import State
 from services.trainer.control.domain.sweeps.sweep import TRIAL_PREFIX
 from services.trainer.control.domain.sweeps.trials import hold_to_end, tell_sweep
@@ -24,6 +27,7 @@ from services.trainer.control.domain.sweeps.trials import hold_to_end, tell_swee
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
 _CREATE = "CreateTuningJob"
+_RETRY = "RetryTuningJob"
 
 FILTER_FIELDS: Mapping[str, FieldKind] = {
     "state": ENUM([state.value for state in State]),
@@ -32,6 +36,7 @@ FILTER_FIELDS: Mapping[str, FieldKind] = {
     "model": TEXT,
     "node": TEXT,
     "tuning_sweep": TEXT,
+    "priority": ENUM([priority.value for priority in Priority]),
     "create_time": TIME,
     "labels": MAP,
 }
@@ -57,6 +62,35 @@ class Listing:
     page_size: int
     page_token: str
     filter: str
+
+
+@dataclass(frozen=True)
+class Retry:
+    """A RetryTuningJob; `job_id` and `request_id` are unchecked."""
+
+    name: TuningJobName
+    job_id: str
+    request_id: str
+    fingerprint: str
+    deadline_time: datetime | None
+
+
+@dataclass(frozen=True)
+class AttemptListing:
+    """A ListTuningJobAttempts, unchecked."""
+
+    parent: str
+    page_size: int
+    page_token: str
+
+
+@dataclass(frozen=True)
+class AttemptPage:
+    """Attempts as they stood at `now`, and the token of the next page."""
+
+    attempts: Sequence[Told]
+    next_token: str
+    now: datetime
 
 
 @dataclass(frozen=True)
@@ -118,14 +152,74 @@ class TuningJobs:
 
     async def cancel(self, name: TuningJobName, etag: str) -> TuningJob:
         """Raises TuningJobNotFound, WrongState, Aborted STALE_ETAG."""
+        return await self._moved(name, etag, TuningJob.cancelled)
+
+    async def pause(self, name: TuningJobName, etag: str) -> TuningJob:
+        """Raises as `cancel`."""
+        return await self._moved(name, etag, TuningJob.paused)
+
+    async def resume(self, name: TuningJobName, etag: str) -> TuningJob:
+        """Raises as `cancel`."""
+        return await self._moved(name, etag, TuningJob.resumed)
+
+    async def _moved(
+        self, name: TuningJobName, etag: str, move: Callable[[TuningJob, datetime], TuningJob]
+    ) -> TuningJob:
         async with self._store.writing() as unit:
             job = await hold_to_end(unit, name)
             require_match(etag, job.etag)
-            after = job.cancelled(await unit.now())
+            after = move(job, await unit.now())
             if after is job:
                 return job
             await change(unit, job, after)
             return await tell_sweep(unit, after, None)
+
+    async def retry(self, retry: Retry) -> TuningJob:
+        """The new job, QUEUED; or as it now is, if a call with this request_id made it before.
+
+        Raises InvalidArgument with every violation, TuningJobNotFound, TuningJobExists, WrongState,
+        AlreadyRetried, TrialOfSweep.
+        """
+        project = retry.name.project
+        request = RequestKey(project, _RETRY, retry.request_id)
+        findings = Findings()
+        findings.of(lambda: retry.request_id and require_uuid4(retry.request_id))
+        name = findings.of(lambda: self._name(project, retry.job_id))
+        if name is None or findings.violations:
+            raise InvalidArgument(findings.violations)
+        async with self._store.writing() as unit:
+            made = await unit.requests.reserve(request, retry.fingerprint)
+            if made is not None:
+                return await _named(unit, made)
+            job = await self._retried(unit, name, retry)
+            await unit.requests.settle(request, str(name))
+        return job
+
+    async def attempts(self, listing: AttemptListing) -> AttemptPage:
+        """A page, the first attempts first. Raises InvalidArgument, TuningJobNotFound."""
+        name = TuningJobName.parse(listing.parent, "parent")
+        size = page_size(listing.page_size, default=DEFAULT_PAGE_SIZE, maximum=MAX_PAGE_SIZE)
+        scope = scope_of("TuningJobAttempts", listing.parent)
+        token = listing.page_token
+        after = int(self._tokens.decode(token, scope=scope)[0]) if token else 0
+        async with self._store.reading() as unit:
+            existing(name, await unit.jobs.find(name))
+            all_told, now = told(await unit.attempts.all_of(name)), await unit.now()
+        wanted = [one for one in all_told if one.attempt.number > after][: size + 1]
+        page = Page.cut(wanted, size, _number)
+        next_token = self._tokens.encode(page.next_key, scope=scope) if page.next_key else ""
+        return AttemptPage(page.items, next_token, now)
+
+    async def _retried(self, unit: Unit, name: TuningJobName, retry: Retry) -> TuningJob:
+        now = await unit.now()
+        require_future(retry.deadline_time, now, "deadline_time")
+        failed = existing(retry.name, await unit.jobs.hold(retry.name))
+        job = failed.retried(name, self._ids.uid(), retry.deadline_time, now)
+        await enter(unit, job)
+        await change(unit, failed, replace(failed, retried_as=name))
+        if job.origins:
+            await unit.checkpoints.take_over(failed, job)
+        return job
 
     def _name(self, project: str, job_id: str) -> TuningJobName:
         if job_id:
@@ -160,6 +254,7 @@ class TuningJobs:
 
     async def _queued(self, unit: Unit, name: TuningJobName, spec: JobSpec) -> TuningJob:
         now = await unit.now()
+        require_future(spec.settings.deadline_time, now, "tuning_job.deadline_time")
         return TuningJob(
             name=name,
             uid=self._ids.uid(),
@@ -186,6 +281,10 @@ async def _named(unit: Unit, text: str) -> TuningJob:
 
 def _key(job: TuningJob) -> Key:
     return (job.create_time.isoformat(), str(job.name))
+
+
+def _number(told: Told) -> Key:
+    return (told.attempt.number,)
 
 
 def _place(key: Key) -> tuple[datetime, str]:
