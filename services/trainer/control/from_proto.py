@@ -1,6 +1,7 @@
 """From messages of the wire to values of the domain: pure, and nothing is judged here."""
 
 import re
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from anneal.enums import word_of
 from anneal.registry.v1 import base_model_pb2
 from anneal.trainer.v1 import node_lease_service_pb2 as lease_pb
+from anneal.trainer.v1 import queue_service_pb2 as queue_pb
 from anneal.trainer.v1 import tuning_job_pb2 as job_pb
 from anneal.trainer.v1 import tuning_job_service_pb2 as service_pb
 from services.common.faults import InvalidArgument
@@ -33,6 +35,8 @@ from services.trainer.control.domain.progress import (
     Stepped,
     Telemetry,
 )
+from services.trainer.control.domain.queue.quotas import QuotaChange
+from services.trainer.control.domain.queue.shares import Quota
 from services.trainer.control.domain.recommendation.recommendations import RecommendCall
 from services.trainer.control.domain.tuning_jobs import AttemptListing, Listing, NewJob, Retry
 
@@ -111,6 +115,11 @@ def claim(request: lease_pb.ClaimTuningJobRequest) -> ClaimCall:
             "request_id": request.request_id or None,
             "device": _fields(request.device) if request.HasField("device") else None,
             "backends": tuple(backends),
+            "labels": dict(request.labels),
+            "free_devices": request.free_devices or 1,
+            "capabilities": _fields(request.capabilities)
+            if request.HasField("capabilities")
+            else None,
         }
     )
 
@@ -140,6 +149,12 @@ def failure(request: lease_pb.FailTuningJobRequest) -> FailCall:
     return FailCall.model_validate(
         {"cause": cause, "message": request.message, "event_count": request.event_count}
     )
+
+
+def quota_change(request: queue_pb.UpdateQuotaRequest) -> QuotaChange:
+    fields = _fields(request.quota)
+    given = {name: fields[name] for name in asdict(Quota()) if name in fields}
+    return QuotaChange(request.quota.name, given, request.update_mask.paths, request.request_id)
 
 
 def telemetry(subject: str, payload: bytes) -> Telemetry:

@@ -12,7 +12,7 @@ from services.trainer.control import estimate_to_proto, from_proto, to_proto
 from services.trainer.control.domain.estimation.estimates import Estimates
 from services.trainer.control.domain.lookups import Lookups
 from services.trainer.control.domain.names import TuningJobName
-from services.trainer.control.domain.node_leases import Claim, NodeLeases
+from services.trainer.control.domain.node_leases import NodeLeases
 from services.trainer.control.domain.recommendation.recommendations import Recommendations
 from services.trainer.control.domain.tuning_jobs import TuningJobs
 from services.trainer.control.domain.watching import Watching
@@ -116,9 +116,7 @@ class NodeLeaseServicer(NodeLeaseServiceServicer):
         self, request: lease_pb.ClaimTuningJobRequest, context: Context
     ) -> lease_pb.ClaimTuningJobResponse:
         call = from_proto.claim(request)
-        device = call.device.value() if call.device else None
-        claim = Claim(call.node, call.request_id or "", device, call.offered())
-        lease = await self._leases.claim(claim, call.wait)
+        lease = await self._leases.claim(call.claim(), call.wait)
         message = to_proto.lease(lease, self._leases.policy.lease) if lease else None
         return lease_pb.ClaimTuningJobResponse(lease=message)
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from anneal.trainer.v1.node_lease_service_pb2_grpc import add_NodeLeaseServiceServicer_to_server
+from anneal.trainer.v1.node_service_pb2_grpc import add_NodeServiceServicer_to_server
+from anneal.trainer.v1.queue_service_pb2_grpc import add_QueueServiceServicer_to_server
 from anneal.trainer.v1.tuning_job_service_pb2_grpc import add_TuningJobServiceServicer_to_server
 from anneal.trainer.v1.tuning_sweep_service_pb2_grpc import (
     add_TuningSweepServiceServicer_to_server,
@@ -19,18 +21,22 @@ from services.common.store import Store
 from services.trainer.control.adapters.hints import WorkHints
 from services.trainer.control.adapters.sql import TrainerTables
 from services.trainer.control.adapters.telemetry import TelemetryConsumer
+from services.trainer.control.domain.cordons import Cordons
 from services.trainer.control.domain.deadlines import Deadlines
 from services.trainer.control.domain.drafts import Specification
 from services.trainer.control.domain.estimation.estimates import Estimates
 from services.trainer.control.domain.fleet import Fleet
 from services.trainer.control.domain.lookups import Lookups
 from services.trainer.control.domain.node_leases import LeasePolicy, NodeLeases
+from services.trainer.control.domain.queue.preemption import Preemption
+from services.trainer.control.domain.queue.quotas import Quotas
 from services.trainer.control.domain.recommendation.recommendations import Recommendations
 from services.trainer.control.domain.releases import Releases
 from services.trainer.control.domain.signals import Signals
 from services.trainer.control.domain.sweeps.tuning_sweeps import TuningSweeps
 from services.trainer.control.domain.tuning_jobs import Ids, TuningJobs
 from services.trainer.control.domain.watching import Watching
+from services.trainer.control.queue_servicer import NodeServicer, QueueServicer
 from services.trainer.control.servicer import NodeLeaseServicer, TuningJobServicer
 from services.trainer.control.sweep_servicer import TuningSweepServicer
 
@@ -83,6 +89,16 @@ def control(parts: Parts, policy: LeasePolicy, watch_poll_s: float) -> Control:
                 TuningSweepServicer(sweeps),
             ),
             Service(
+                "anneal.trainer.v1.QueueService",
+                add_QueueServiceServicer_to_server,
+                QueueServicer(Quotas(parts.store)),
+            ),
+            Service(
+                "anneal.trainer.v1.NodeService",
+                add_NodeServiceServicer_to_server,
+                NodeServicer(Cordons(parts.store, parts.tokens)),
+            ),
+            Service(
                 "anneal.trainer.v1.NodeLeaseService",
                 add_NodeLeaseServiceServicer_to_server,
                 NodeLeaseServicer(leases),
@@ -94,6 +110,7 @@ def control(parts: Parts, policy: LeasePolicy, watch_poll_s: float) -> Control:
             telemetry.run,
             leases.run_reaper,
             Deadlines(parts.store).run,
+            Preemption(parts.store).run,
             Releases(parts.store, parts.blobs).run,
             lookups.run,
             watching.run,

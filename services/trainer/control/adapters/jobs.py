@@ -1,13 +1,12 @@
-"""The queue: jobs as rows, claimed and changed by compare-and-set."""
+"""Jobs as rows, changed by compare-and-set."""
 
-from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 
-from sqlalchemy import and_, func, literal, not_, or_
+from sqlalchemy import and_, not_, or_
 from sqlmodel import col, select, update
 from sqlmodel.sql.expression import SelectOfScalar
 
-from services.common.columns import UtcDateTime
 from services.common.faults import Aborted
 from services.common.filters_sql import to_sql
 from services.common.store import Session, insert_new
@@ -17,7 +16,6 @@ from services.trainer.control.domain.errors import TuningJobExists
 from services.trainer.control.domain.job import TuningJob
 from services.trainer.control.domain.names import TuningJobName
 from services.trainer.control.domain.ports import JobQuery
-from services.trainer.control.domain.settings import Backend
 from services.trainer.control.domain.states import WAITING, State
 from services.trainer.control.domain.tuning_jobs import FILTER_FIELDS
 
@@ -74,43 +72,6 @@ class SqlJobs:
         if written.rowcount != 1:
             raise Overtaken(before.name)
 
-    async def claim(
-        self, node: str, backends: Collection[Backend], now: datetime, lease: timedelta
-    ) -> TuningJob | None:
-        oldest = (
-            _ready(backends, now)
-            .order_by(col(JobRow.create_time), col(JobRow.name))
-            .limit(1)
-            .with_for_update(skip_locked=True)
-        )
-        claimed = (
-            update(JobRow)
-            .where(
-                col(JobRow.name) == oldest.scalar_subquery(),
-                col(JobRow.state) == State.QUEUED.value,
-            )
-            .values(
-                state=State.RUNNING.value,
-                attempt=col(JobRow.attempt) + 1,
-                event_count=col(JobRow.event_count) + 1,
-                attempt_event_count=0,
-                failure=None,
-                node=node,
-                claim_time=now,
-                charged_s=0.0,
-                lease_expire_time=now + lease,
-                start_time=func.coalesce(col(JobRow.start_time), literal(now, UtcDateTime())),
-                update_time=now,
-            )
-            .returning(JobRow)
-        )
-        rows = await self._session.exec(claimed, execution_options=_DIRECT | _FRESH)
-        row = rows.scalar_one_or_none()
-        return None if row is None else tuning_job(row)
-
-    async def any_ready(self, backends: Collection[Backend], now: datetime) -> bool:
-        return (await self._session.exec(_ready(backends, now).limit(1))).first() is not None
-
     async def expired(self, now: datetime) -> Sequence[TuningJobName]:
         over = select(JobRow.name).where(col(JobRow.lease_expire_time) <= now)
         return [TuningJobName.parse(name) for name in await self._session.exec(over)]
@@ -156,14 +117,6 @@ class SqlJobs:
 
 def _named(name: TuningJobName) -> SelectOfScalar[JobRow]:
     return select(JobRow).where(col(JobRow.name) == str(name))
-
-
-def _ready(backends: Collection[Backend], now: datetime) -> SelectOfScalar[str]:
-    return select(JobRow.name).where(
-        col(JobRow.state) == State.QUEUED.value,
-        col(JobRow.backend).in_([one.value for one in backends]),
-        col(JobRow.ready_time) <= now,
-    )
 
 
 def _changed(before: TuningJob, after: TuningJob) -> dict[str, object]:

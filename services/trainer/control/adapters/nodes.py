@@ -1,24 +1,28 @@
 """What nodes say of themselves, and what their runs took."""
 
 import json
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import or_
 from sqlmodel import col, select, update
+from sqlmodel.sql.expression import SelectOfScalar
 
 from services.common.store import Session, insert_new
 from services.trainer.control.adapters.tables import JobRow, NodeRow, ResidualRow
 from services.trainer.control.domain.estimation.devices import Device, DeviceKind
 from services.trainer.control.domain.estimation.residuals import LEAST_RATIO, MOST_RATIO, Residual
 from services.trainer.control.domain.names import TuningJobName
-from services.trainer.control.domain.nodes import Offer
+from services.trainer.control.domain.nodes import Capabilities, Node, Offer, Schedule
 from services.trainer.control.domain.settings import Backend
 from services.trainer.control.domain.states import HELD
 
+_FRESH = {"populate_existing": True}
 _DIRECT = {"synchronize_session": False}
+_HELD = col(JobRow.state).in_([state.value for state in HELD])
 
 
 class SqlNodes:
@@ -33,17 +37,49 @@ class SqlNodes:
 
     async def put(self, offer: Offer) -> None:
         values = _values(offer)
-        if not await insert_new(self._session, NodeRow, {"name": offer.node, **values}):
+        new = {"name": offer.node, "schedule": Schedule.OPEN.value, **values}
+        if not await insert_new(self._session, NodeRow, new):
             await self._session.exec(
                 update(NodeRow).where(col(NodeRow.name) == offer.node).values(values),
                 execution_options=_DIRECT,
             )
 
     async def there(self, since: datetime) -> Sequence[Offer]:
-        busy = select(JobRow.node).where(col(JobRow.state).in_([state.value for state in HELD]))
+        busy = select(JobRow.node).where(_HELD)
         there = or_(col(NodeRow.update_time) >= since, col(NodeRow.name).in_(busy))
-        rows = await self._session.exec(select(NodeRow).where(there))
+        is_open = col(NodeRow.schedule) == Schedule.OPEN.value
+        rows = await self._session.exec(select(NodeRow).where(there, is_open))
         return [_offer(row) for row in rows]
+
+    async def named(self, names: Collection[str]) -> Mapping[str, Offer]:
+        rows = await self._session.exec(select(NodeRow).where(col(NodeRow.name).in_(names)))
+        return {row.name: _offer(row) for row in rows}
+
+    async def schedule(self, name: str) -> Schedule:
+        wanted = select(NodeRow.schedule).where(NodeRow.name == name)
+        return Schedule((await self._session.exec(wanted)).one_or_none() or Schedule.OPEN)
+
+    async def set_schedule(self, name: str, schedule: Schedule) -> None:
+        row = update(NodeRow).where(col(NodeRow.name) == name).values(schedule=schedule.value)
+        await self._session.exec(row, execution_options=_DIRECT)
+
+    async def node(self, name: str, since: datetime) -> Node | None:
+        wanted = select(NodeRow).where(NodeRow.name == name)
+        found = await self._nodes(wanted, since)
+        return found[0] if found else None
+
+    async def listed(self, after: str, limit: int, since: datetime) -> Sequence[Node]:
+        behind = select(NodeRow).where(col(NodeRow.name) > after).order_by(col(NodeRow.name))
+        return await self._nodes(behind.limit(limit), since)
+
+    async def _nodes(self, wanted: SelectOfScalar[NodeRow], since: datetime) -> Sequence[Node]:
+        rows = list(await self._session.exec(wanted, execution_options=_FRESH))
+        names = [row.name for row in rows]
+        held = select(JobRow.node, JobRow.name).where(_HELD, col(JobRow.node).in_(names))
+        jobs: dict[str, list[TuningJobName]] = defaultdict(list)
+        for node, job in await self._session.exec(held.order_by(col(JobRow.name))):
+            jobs[node].append(TuningJobName.parse(job))
+        return [_node(row, jobs[row.name], since) for row in rows]
 
 
 class SqlResiduals:
@@ -80,13 +116,37 @@ def _values(offer: Offer) -> dict[str, Any]:
     return {
         "device": json.dumps(asdict(offer.device)) if offer.device else None,
         "backends": json.dumps(sorted(offer.backends)),
+        "labels": json.dumps(dict(offer.labels)),
+        "free_devices": offer.free_devices,
+        "capabilities": json.dumps(asdict(offer.capabilities)) if offer.capabilities else None,
         "update_time": offer.time,
     }
 
 
+def _node(row: NodeRow, jobs: Sequence[TuningJobName], since: datetime) -> Node:
+    there = bool(jobs) or row.update_time >= since
+    return Node(_offer(row), Schedule(row.schedule), tuple(jobs), there)
+
+
 def _offer(row: NodeRow) -> Offer:
     backends = frozenset(Backend(word) for word in json.loads(row.backends))
-    return Offer(row.name, _device(row.device), backends, row.update_time)
+    return Offer(
+        node=row.name,
+        device=_device(row.device),
+        backends=backends,
+        time=row.update_time,
+        labels=json.loads(row.labels),
+        free_devices=row.free_devices,
+        capabilities=_capabilities(row.capabilities),
+    )
+
+
+def _capabilities(text: str | None) -> Capabilities | None:
+    if text is None:
+        return None
+    kept: dict[str, Any] = json.loads(text)
+    methods = ("tested_methods", "failed_methods")
+    return Capabilities(**kept | {name: tuple(kept[name]) for name in methods})
 
 
 def _device(text: str | None) -> Device | None:

@@ -14,6 +14,7 @@ from services.trainer.control.adapters.histories import SqlAttempts, SqlHistory
 from services.trainer.control.adapters.jobs import SqlJobs
 from services.trainer.control.adapters.news import OutboxNews
 from services.trainer.control.adapters.nodes import SqlNodes, SqlResiduals
+from services.trainer.control.adapters.queue import SqlQueue
 from services.trainer.control.adapters.sweeps import SqlSweeps
 from services.trainer.control.domain.job import TuningJob
 from services.trainer.control.domain.signals import Signals
@@ -26,6 +27,7 @@ class TrainerTables:
     """All tables in one transaction."""
 
     jobs: SqlJobs
+    queue: SqlQueue
     sweeps: SqlSweeps
     attempts: SqlAttempts
     checkpoints: SqlCheckpoints
@@ -54,6 +56,7 @@ def trainer_tables(signals: Signals, now: Now = database_now) -> Callable[[Sessi
     def tables(session: Session) -> TrainerTables:
         return TrainerTables(
             jobs=SqlJobs(session),
+            queue=SqlQueue(session),
             sweeps=SqlSweeps(session),
             attempts=SqlAttempts(session),
             checkpoints=SqlCheckpoints(session),

@@ -22,6 +22,7 @@ def _where(states: str) -> dict[str, Any]:
 
 
 _WHERE_QUEUED = _where("'QUEUED'")
+_WHERE_ACTIVE = _where("'QUEUED', 'RUNNING', 'CANCELLING', 'PAUSING'")
 _WHERE_WAITING = _where("'QUEUED', 'PAUSED'")
 
 
@@ -33,6 +34,7 @@ class JobRow(Row, table=True):
         Index(None, "project", "create_time", "name"),  # lists
         Index(None, "state"),
         Index(None, "line", "create_time", "name", **_WHERE_QUEUED),
+        Index(None, "project", "state", **_WHERE_ACTIVE),
         Index(None, "deadline", **_WHERE_WAITING),
         Index(None, "lease_expire_time"),  # the reaper
         Index(None, "tuning_sweep"),  # the trials of a sweep

@@ -8,6 +8,7 @@ from services.common.faults import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
+    ResourceExhausted,
     Violation,
 )
 from services.trainer.control.domain.names import (
@@ -15,6 +16,7 @@ from services.trainer.control.domain.names import (
     DatasetVersionName,
     ModelAliasName,
     ModelVersionName,
+    NodeName,
     TuningJobName,
     TuningSweepName,
 )
@@ -33,6 +35,12 @@ class TuningJobExists(AlreadyExists):
     def __init__(self, name: TuningJobName) -> None:
         super().__init__(name)
         self.reason = "TUNING_JOB_EXISTS"
+
+
+class NodeNotFound(NotFound):
+    def __init__(self, name: NodeName) -> None:
+        super().__init__(name)
+        self.reason = "NODE_NOT_FOUND"
 
 
 class WrongState(FailedPrecondition):
@@ -69,6 +77,19 @@ class TrialOfSweep(FailedPrecondition):
             f"{name} is a trial of {sweep}, which has gone on without it; create a new sweep",
             resource=name,
             tuning_sweep=sweep,
+        )
+
+
+class QueueQuotaReached(ResourceExhausted):
+    """The project has as many jobs waiting as it may."""
+
+    def __init__(self, project: str, limit: int) -> None:
+        super().__init__(
+            "QUEUE_QUOTA_REACHED",
+            f"projects/{project} has {limit} jobs waiting, as many as its quota lets it; "
+            "wait for one to begin, cancel one, or have the quota raised",
+            resource=f"projects/{project}/quota",
+            max_queued_jobs=limit,
         )
 
 

@@ -188,6 +188,15 @@ class TuningJob:
             update_time=now if current else self.update_time,
         )
 
+    @property
+    def device_count(self) -> int:
+        """How many devices train it together."""
+        return self.spec.settings.requirements.device_count
+
+    def charged(self, device_s: float) -> "TuningJob":
+        """Its project has been charged so much more for the attempt."""
+        return replace(self, charged_s=self.charged_s + device_s)
+
     def kept(self, expire_time: datetime) -> "TuningJob":
         """The node is alive."""
         return replace(self, lease_expire_time=expire_time)

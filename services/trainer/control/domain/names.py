@@ -20,6 +20,18 @@ class TuningSweepName(ResourceName):
 
 
 @dataclass(frozen=True)
+class QuotaName(ResourceName):
+    pattern = "projects/{project}/quota"
+    project: str
+
+
+@dataclass(frozen=True)
+class NodeName(ResourceName):
+    pattern = "nodes/{node}"
+    node: str
+
+
+@dataclass(frozen=True)
 class ModelName(ResourceName):
     pattern = "projects/{project}/models/{model}"
     project: str

@@ -15,7 +15,9 @@ from services.trainer.control.domain.endings import (
     Result,
 )
 from services.trainer.control.domain.estimation.devices import Device, DeviceKind
-from services.trainer.control.domain.node_leases import Beat
+from services.trainer.control.domain.node_leases import Beat, Claim
+from services.trainer.control.domain.nodes import Capabilities
+from services.trainer.control.domain.queue.requirements import MAX_DEVICES, LabelWord
 from services.trainer.control.domain.settings import Backend
 
 MAX_WAIT_S = 30
@@ -51,12 +53,39 @@ class ToldDevice(NodeCall):
         return Device(**self.model_dump())
 
 
+class ToldCapabilities(NodeCall):
+    device_count: Count = 0
+    engine_count: Count = 0
+    driver_version: DeviceModel = ""
+    torch_version: DeviceModel = ""
+    tested_methods: tuple[DeviceModel, ...] = Field(default=(), max_length=64)
+    failed_methods: tuple[DeviceModel, ...] = Field(default=(), max_length=64)
+    code_version: DeviceModel = ""
+
+    def value(self) -> Capabilities:
+        return Capabilities(**self.model_dump())
+
+
 class ClaimCall(NodeCall):
     node: str = Field(pattern=_ID, description=ID_RULE)
     wait: float = Field(default=0.0, ge=0, le=MAX_WAIT_S)
     request_id: Annotated[str, AfterValidator(require_uuid4)] | None = None
     device: ToldDevice | None = None
     backends: tuple[str, ...] = ()
+    labels: dict[LabelWord, LabelWord] = Field(default_factory=dict[str, str], max_length=64)
+    free_devices: int = Field(default=1, ge=0, le=MAX_DEVICES)
+    capabilities: ToldCapabilities | None = None
+
+    def claim(self) -> Claim:
+        return Claim(
+            node=self.node,
+            request_id=self.request_id or "",
+            device=self.device.value() if self.device else None,
+            backends=self.offered(),
+            labels=self.labels,
+            free_devices=self.free_devices,
+            capabilities=self.capabilities.value() if self.capabilities else None,
+        )
 
     def offered(self) -> frozenset[Backend]:
         """Those that are known here: a newer node may have others. None told: builtin."""

@@ -1,8 +1,9 @@
 """Leases: nodes claim jobs, keep them, and end them; each write is fenced by its attempt."""
 
 import asyncio
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 
 import structlog
 from structlog.typing import FilteringBoundLogger
@@ -17,8 +18,9 @@ from services.trainer.control.domain.estimation.calibrating import learn
 from services.trainer.control.domain.estimation.devices import Device
 from services.trainer.control.domain.job import TuningJob
 from services.trainer.control.domain.names import TuningJobName
-from services.trainer.control.domain.nodes import Offer
+from services.trainer.control.domain.nodes import Capabilities, Offer, Schedule
 from services.trainer.control.domain.ports import StateChange, Store, Unit
+from services.trainer.control.domain.queue.claims import charge, demand, settle, take, turns_of
 from services.trainer.control.domain.settings import Backend
 from services.trainer.control.domain.signals import Signals, wait
 from services.trainer.control.domain.states import HELD, Directive, State
@@ -59,6 +61,20 @@ class Claim:
     request_id: str = ""
     device: Device | None = None
     backends: frozenset[Backend] = frozenset({Backend.BUILTIN})
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    free_devices: int = 1
+    capabilities: Capabilities | None = None
+
+    def offer(self, now: datetime) -> Offer:
+        return Offer(
+            node=self.node,
+            device=self.device,
+            backends=self.backends,
+            time=now,
+            labels=self.labels,
+            free_devices=self.free_devices,
+            capabilities=self.capabilities,
+        )
 
 
 @dataclass(frozen=True)
@@ -104,8 +120,8 @@ class NodeLeases:
         self.policy = policy
 
     async def claim(self, claim: Claim, wait_s: float) -> Lease | None:
-        """The oldest ready job that the node can train, RUNNING under a new attempt; None if none
-        came within `wait_s`."""
+        """The job whose turn it is, of those that the node can train, RUNNING under a new attempt;
+        None if none came within `wait_s`."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_s
         await self._hear_of(claim)
@@ -123,7 +139,7 @@ class NodeLeases:
         async with self._store.writing() as unit:
             job, now = existing(name, await unit.jobs.hold(name)), await unit.now()
             job.require_attempt(attempt)
-            after = job.kept(now + self.policy.lease)
+            after = await charge(unit, job.kept(now + self.policy.lease), now)
             await change(unit, job, after)
             await unit.attempts.tell_step(name, attempt, beat.step)
             await _keep(unit, job, beat)
@@ -174,7 +190,7 @@ class NodeLeases:
     async def _hear_of(self, claim: Claim) -> None:
         """Keeps what the node says of itself, if that is news."""
         async with self._store.reading() as unit:
-            offer = Offer(claim.node, claim.device, claim.backends, await unit.now())
+            offer = claim.offer(await unit.now())
             known = await unit.nodes.find(claim.node)
         if offer.says_more_than(known):
             async with self._store.writing() as unit:
@@ -183,7 +199,8 @@ class NodeLeases:
     async def _claimed(self, claim: Claim) -> Lease | None:
         async with self._store.reading() as unit:
             known = bool(claim.request_id) and await unit.attempts.claimed_under(claim.request_id)
-            if not known and not await unit.jobs.any_ready(claim.backends, await unit.now()):
+            now = await unit.now()
+            if not known and not await _has_work(unit, claim.offer(now), now):
                 return None
         try:
             async with self._store.writing() as unit:
@@ -214,7 +231,7 @@ class NodeLeases:
 
     async def _anew(self, unit: Unit, claim: Claim) -> TuningJob | None:
         now = await unit.now()
-        job = await unit.jobs.claim(claim.node, claim.backends, now, self.policy.lease)
+        job = await take(unit, claim.offer(now), now, self.policy.lease)
         if job is None:
             return None
         attempt = Attempt(job.name, job.attempt, claim.node, claim.request_id, now)
@@ -248,7 +265,7 @@ class NodeLeases:
 
     async def _end(self, unit: Unit, job: TuningJob, ending: Ending) -> TuningJob:
         attempt, now = await unit.attempts.of(job), await unit.now()
-        after = job.ended(ending, now, self.policy.retry_delay)
+        after = await settle(unit, job.ended(ending, now, self.policy.retry_delay), now)
         await unit.attempts.end(attempt.ended(ending, now))
         await change(unit, job, after, _why(after, ending))
         if isinstance(ending, Result) and after.state is State.SUCCEEDED:
@@ -263,6 +280,12 @@ class NodeLeases:
         if job.lease_expire_time is not None and job.lease_expire_time <= await unit.now():
             await self._end(unit, job, Failure(Cause.LEASE_EXPIRED))
             log.warning("lease.expired", job=str(name), attempt=job.attempt, node=job.node)
+
+
+async def _has_work(unit: Unit, offer: Offer, now: datetime) -> bool:
+    if await unit.nodes.schedule(offer.node) is not Schedule.OPEN:
+        return False
+    return bool(turns_of(await demand(unit, now), offer, now))
 
 
 async def _keep(unit: Unit, job: TuningJob, beat: Beat) -> None:

@@ -22,10 +22,11 @@ from services.trainer.control.domain.names import (
     TuningJobName,
     TuningSweepName,
 )
-from services.trainer.control.domain.nodes import Offer
+from services.trainer.control.domain.nodes import Node, Offer, Schedule
 from services.trainer.control.domain.progress import Telemetry
+from services.trainer.control.domain.queue.lines import Line
+from services.trainer.control.domain.queue.shares import Share, Waiting
 from services.trainer.control.domain.resumes import StepLoss
-from services.trainer.control.domain.settings import Backend
 from services.trainer.control.domain.states import State
 from services.trainer.control.domain.sweeps.sweep import Sweep
 
@@ -142,15 +143,6 @@ class Jobs(Protocol):
         raises Aborted."""
         ...
 
-    async def claim(
-        self, node: str, backends: Collection[Backend], now: datetime, lease: timedelta
-    ) -> TuningJob | None:
-        """Gives `node` the oldest job of these backends that is ready, RUNNING under its next
-        attempt. Two claims never get the same attempt, nor does one wait for the other."""
-        ...
-
-    async def any_ready(self, backends: Collection[Backend], now: datetime) -> bool: ...
-
     async def expired(self, now: datetime) -> Sequence[TuningJobName]:
         """The jobs whose lease is over, and that nobody has taken back yet."""
         ...
@@ -196,6 +188,52 @@ class Sweeps(Protocol):
 
     async def trial_states(self, names: Sequence[TuningSweepName]) -> Mapping[TuningJobName, State]:
         """Where the jobs of these sweeps' trials stand."""
+        ...
+
+
+class Queue(Protocol):
+    """The waiting jobs by lines, and what projects may take and have taken."""
+
+    async def waiting(self, now: datetime) -> Sequence[Waiting]:
+        """The lines with a job that is ready."""
+        ...
+
+    async def running_jobs(self) -> Mapping[str, int]:
+        """How many jobs nodes hold, by project."""
+        ...
+
+    async def queued_jobs(self, project: str, limit: int) -> int:
+        """How many wait, counted up to the limit."""
+        ...
+
+    async def is_active(self, project: str) -> bool:
+        """Whether a job of it waits or is held by a node."""
+        ...
+
+    async def active_shares(self) -> Sequence[Share]: ...
+
+    async def shares(self, projects: Collection[str]) -> Mapping[str, Share]:
+        """Of those projects that were ever held."""
+        ...
+
+    async def hold(self, project: str) -> Share:
+        """Its share; nobody else changes it until this transaction has ended. Held after a job, but
+        for a claim, which waits for no job."""
+        ...
+
+    async def put(self, share: Share) -> None:
+        """Writes a share that this transaction holds."""
+        ...
+
+    async def take(
+        self, line: Line, node: str, now: datetime, lease: timedelta
+    ) -> TuningJob | None:
+        """Gives `node` the first job of the line that is ready and that nobody holds, RUNNING under
+        its next attempt."""
+        ...
+
+    async def running(self) -> Sequence[TuningJob]:
+        """The jobs that nodes hold."""
         ...
 
 
@@ -278,7 +316,21 @@ class Nodes(Protocol):
         ...
 
     async def there(self, since: datetime) -> Sequence[Offer]:
-        """Of the nodes that asked for work since then, or that hold a lease."""
+        """Of the nodes that asked for work since then, or that hold a lease, and that get jobs."""
+        ...
+
+    async def named(self, names: Collection[str]) -> Mapping[str, Offer]: ...
+
+    async def schedule(self, name: str) -> Schedule:
+        """OPEN of one that is not known."""
+        ...
+
+    async def set_schedule(self, name: str, schedule: Schedule) -> None: ...
+
+    async def node(self, name: str, since: datetime) -> Node | None: ...
+
+    async def listed(self, after: str, limit: int, since: datetime) -> Sequence[Node]:
+        """Those behind `after`, by name. One is there that asked for work since then."""
         ...
 
 
@@ -341,6 +393,8 @@ class Unit(Protocol):
 
     @property
     def jobs(self) -> Jobs: ...
+    @property
+    def queue(self) -> Queue: ...
     @property
     def sweeps(self) -> Sweeps: ...
     @property

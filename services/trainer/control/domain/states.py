@@ -33,6 +33,8 @@ MOVES: Mapping[State, frozenset[State]] = {
 FINAL = frozenset(state for state, next_states in MOVES.items() if not next_states)
 HELD = frozenset({State.RUNNING, State.CANCELLING, State.PAUSING})
 """A node holds the lease of the job's current attempt."""
+ACTIVE = HELD | {State.QUEUED}
+"""The job takes part in the queue."""
 WAITING = frozenset({State.QUEUED, State.PAUSED})
 """No node has anything to do with the job, and it has not ended."""
 

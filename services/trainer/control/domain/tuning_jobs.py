@@ -19,6 +19,7 @@ from services.trainer.control.domain.errors import TuningJobExists, existing
 from services.trainer.control.domain.job import JobSpec, TuningJob
 from services.trainer.control.domain.names import TuningJobName
 from services.trainer.control.domain.ports import JobQuery, Store, Unit
+from services.trainer.control.domain.queue.claims import join
 from services.trainer.control.domain.queue.requirements import Priority
 from services.trainer.control.domain.states import State
 from services.trainer.control.domain.sweeps.sweep import TRIAL_PREFIX
@@ -171,6 +172,8 @@ class TuningJobs:
             after = move(job, await unit.now())
             if after is job:
                 return job
+            if after.state is State.QUEUED:
+                await join(unit, name.project, limited=False)
             await change(unit, job, after)
             return await tell_sweep(unit, after, None)
 
@@ -215,6 +218,7 @@ class TuningJobs:
         require_future(retry.deadline_time, now, "deadline_time")
         failed = existing(retry.name, await unit.jobs.hold(retry.name))
         job = failed.retried(name, self._ids.uid(), retry.deadline_time, now)
+        await join(unit, name.project)
         await enter(unit, job)
         await change(unit, failed, replace(failed, retried_as=name))
         if job.origins:
@@ -248,6 +252,7 @@ class TuningJobs:
             if made is not None:
                 return await _named(unit, made)
             job = await self._queued(unit, name, spec)
+            await join(unit, name.project)
             await enter(unit, job)
             await unit.requests.settle(request, str(name))
         return job

@@ -9,6 +9,7 @@ from services.trainer.control.domain.errors import existing
 from services.trainer.control.domain.job import TuningJob
 from services.trainer.control.domain.names import TuningJobName
 from services.trainer.control.domain.ports import Unit
+from services.trainer.control.domain.queue.claims import join
 from services.trainer.control.domain.states import FINAL, State
 from services.trainer.control.domain.sweeps.errors import existing_sweep
 from services.trainer.control.domain.sweeps.sweep import (
@@ -41,6 +42,7 @@ async def with_free_ids(unit: Unit, sweep: Sweep, known: int) -> Sweep:
 async def enter_trials(unit: Unit, sweep: Sweep, known: int, now: datetime) -> None:
     """Queues the jobs of all trials but the first `known`."""
     for trial in sweep.trials[known:]:
+        await join(unit, sweep.name.project, limited=False)
         await enter(unit, sweep.job_of(trial, now))
 
 

@@ -15,6 +15,7 @@ revision = "0006"
 down_revision = "0005"
 
 _QUEUED = sa.text("state IN ('QUEUED')")
+_ACTIVE = sa.text("state IN ('QUEUED', 'RUNNING', 'CANCELLING', 'PAUSING')")
 _WAITING = sa.text("state IN ('QUEUED', 'PAUSED')")
 
 
@@ -58,6 +59,13 @@ def _change_jobs() -> None:
         ["line", "create_time", "name"],
         sqlite_where=_QUEUED,
         postgresql_where=_QUEUED,
+    )
+    op.create_index(
+        "ix_jobs_project_state",
+        "jobs",
+        ["project", "state"],
+        sqlite_where=_ACTIVE,
+        postgresql_where=_ACTIVE,
     )
     op.create_index(
         "ix_jobs_deadline",

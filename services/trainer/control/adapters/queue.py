@@ -1,0 +1,139 @@
+"""The queue as SQL: which lines there are, the head of one, and what projects have taken."""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import exists, func, literal
+from sqlmodel import col, select, update
+
+from services.common.columns import UtcDateTime
+from services.common.store import Session, insert_new
+from services.trainer.control.adapters.rows import tuning_job
+from services.trainer.control.adapters.tables import JobRow, ProjectRow
+from services.trainer.control.domain.job import TuningJob
+from services.trainer.control.domain.queue.lines import Line, line_named
+from services.trainer.control.domain.queue.shares import Quota, Share, Waiting
+from services.trainer.control.domain.states import ACTIVE, HELD, State
+
+_FRESH = {"populate_existing": True}
+_DIRECT = {"synchronize_session": False}
+_QUEUED = col(JobRow.state) == State.QUEUED.value
+_ACTIVE = col(JobRow.state).in_([state.value for state in ACTIVE])
+_HELD = col(JobRow.state).in_([state.value for state in HELD])
+
+
+class SqlQueue:
+    """The queue of one transaction."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def waiting(self, now: datetime) -> Sequence[Waiting]:
+        """Leaps through the index from line to line: the cost grows with the lines alone."""
+        first = select(func.min(JobRow.line).label("line")).where(_QUEUED)
+        lines = first.cte("lines", recursive=True)
+        following = (
+            select(func.min(JobRow.line))
+            .where(_QUEUED, col(JobRow.line) > lines.c.line)
+            .correlate(lines)
+            .scalar_subquery()
+        )
+        lines = lines.union_all(select(following).where(lines.c.line.is_not(None)))
+        since = (
+            select(func.min(JobRow.create_time))
+            .where(_QUEUED, col(JobRow.line) == lines.c.line, col(JobRow.ready_time) <= now)
+            .correlate(lines)
+            .scalar_subquery()
+        )
+        rows = await self._session.exec(
+            select(lines.c.line, since).where(lines.c.line.is_not(None))
+        )
+        return [Waiting(line_named(line), since) for line, since in rows if since is not None]
+
+    async def running_jobs(self) -> Mapping[str, int]:
+        counts = select(JobRow.project, func.count()).where(_HELD).group_by(col(JobRow.project))
+        return {project: count for project, count in await self._session.exec(counts)}
+
+    async def queued_jobs(self, project: str, limit: int) -> int:
+        theirs = select(JobRow.name).where(_QUEUED, col(JobRow.project) == project).limit(limit)
+        counted = select(func.count()).select_from(theirs.subquery())
+        return (await self._session.exec(counted)).one()
+
+    async def is_active(self, project: str) -> bool:
+        active = exists().where(_ACTIVE, col(JobRow.project) == project)
+        return (await self._session.exec(select(active))).one()
+
+    async def active_shares(self) -> Sequence[Share]:
+        projects = select(JobRow.project).where(_ACTIVE).distinct()
+        theirs = select(ProjectRow).where(col(ProjectRow.project).in_(projects))
+        return [_share(row) for row in await self._session.exec(theirs, execution_options=_FRESH)]
+
+    async def shares(self, projects: Collection[str]) -> Mapping[str, Share]:
+        wanted = select(ProjectRow).where(col(ProjectRow.project).in_(projects))
+        rows = await self._session.exec(wanted, execution_options=_FRESH)
+        return {row.project: _share(row) for row in rows}
+
+    async def hold(self, project: str) -> Share:
+        await insert_new(self._session, ProjectRow, _values(Share(project)))
+        wanted = select(ProjectRow).where(col(ProjectRow.project) == project).with_for_update()
+        return _share((await self._session.exec(wanted, execution_options=_FRESH)).one())
+
+    async def put(self, share: Share) -> None:
+        row = update(ProjectRow).where(col(ProjectRow.project) == share.project)
+        await self._session.exec(row.values(_values(share)), execution_options=_DIRECT)
+
+    async def take(
+        self, line: Line, node: str, now: datetime, lease: timedelta
+    ) -> TuningJob | None:
+        head = (
+            select(JobRow.name)
+            .where(_QUEUED, col(JobRow.line) == line.key, col(JobRow.ready_time) <= now)
+            .order_by(col(JobRow.create_time), col(JobRow.name))
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        )
+        taken = (
+            update(JobRow)
+            .where(col(JobRow.name) == head.scalar_subquery(), _QUEUED)
+            .values(
+                state=State.RUNNING.value,
+                attempt=col(JobRow.attempt) + 1,
+                event_count=col(JobRow.event_count) + 1,
+                attempt_event_count=0,
+                failure=None,
+                node=node,
+                claim_time=now,
+                charged_s=0.0,
+                lease_expire_time=now + lease,
+                start_time=func.coalesce(col(JobRow.start_time), literal(now, UtcDateTime())),
+                update_time=now,
+            )
+            .returning(JobRow)
+        )
+        rows = await self._session.exec(taken, execution_options=_DIRECT | _FRESH)
+        row = rows.scalar_one_or_none()
+        return None if row is None else tuning_job(row)
+
+    async def running(self) -> Sequence[TuningJob]:
+        rows = await self._session.exec(select(JobRow).where(_HELD), execution_options=_FRESH)
+        return [tuning_job(row) for row in rows]
+
+
+def _values(share: Share) -> dict[str, object]:
+    quota = share.quota
+    return {
+        "project": share.project,
+        "weight": quota.weight,
+        "max_running_jobs": quota.max_running_jobs,
+        "max_queued_jobs": quota.max_queued_jobs,
+        "max_device_hours_a_day": quota.max_device_hours_a_day,
+        "pass_s": share.pass_s,
+        "used_s": share.used_s,
+        "used_today_s": share.used_today_s,
+        "day": share.day,
+    }
+
+
+def _share(row: ProjectRow) -> Share:
+    quota = Quota(row.max_running_jobs, row.max_queued_jobs, row.max_device_hours_a_day, row.weight)
+    return Share(row.project, quota, row.pass_s, row.used_s, row.used_today_s, row.day)

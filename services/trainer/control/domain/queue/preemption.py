@@ -1,0 +1,108 @@
+"""Room for urgent jobs: where no node is free for one, a running job of lower priority goes back
+into the queue after a checkpoint. It loses no step, and no attempt."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from services.common.faults import Aborted, Unavailable
+from services.trainer.control.domain.changes import change
+from services.trainer.control.domain.job import TuningJob
+from services.trainer.control.domain.nodes import Offer
+from services.trainer.control.domain.ports import Store, Unit
+from services.trainer.control.domain.queue.claims import demand
+from services.trainer.control.domain.queue.lines import Line
+from services.trainer.control.domain.queue.requirements import Priority
+from services.trainer.control.domain.queue.shares import Demand
+from services.trainer.control.domain.states import State
+
+PATIENCE = timedelta(seconds=2)
+"""How long an urgent job waits for a node that is free: nodes ask all the time."""
+
+log: FilteringBoundLogger = structlog.get_logger(__name__)
+
+
+def victims(
+    demand: Demand, running: Sequence[TuningJob], offers: Mapping[str, Offer], now: datetime
+) -> list[TuningJob]:
+    """The jobs that are to make room: of those that could, for each urgent line the one of lowest
+    priority, and of these the one that began last. None for a line that a job makes room for
+    already, nor in favour of a project that has had its turn."""
+    chosen: list[TuningJob] = []
+    for one in demand.turns(now):
+        line = one.line
+        if line.priority is not Priority.URGENT or now - one.since < PATIENCE:
+            continue
+        able = [
+            job for job in running if job not in chosen and _could_be_trained(line, job, offers)
+        ]
+        if any(job.yields for job in able):
+            continue
+        rank = demand.rank(line.project, line.priority)
+        later = [job for job in able if _gives_way(job, demand, rank)]
+        chosen += sorted(later, key=_dearness)[:1]
+    return chosen
+
+
+class Preemption:
+    """Asks jobs to make room, for as long as urgent ones wait."""
+
+    def __init__(self, store: Store, every_s: float = 1.0) -> None:
+        self._store = store
+        self._every_s = every_s
+
+    async def run(self) -> None:
+        """Runs until it is cancelled, through outages of the database."""
+        while True:
+            try:
+                await self.make_room()
+            except (Unavailable, Aborted) as fault:
+                log.warning("preemption.paused", reason=fault.reason)
+            await asyncio.sleep(self._every_s)
+
+    async def make_room(self) -> None:
+        """Raises Unavailable and Aborted."""
+        async with self._store.reading() as unit:
+            chosen = await _victims_in(unit)
+        for job in chosen:
+            await self._ask(job)
+
+    async def _ask(self, chosen: TuningJob) -> None:
+        """Unless something has become of it since."""
+        async with self._store.writing() as unit:
+            job = await unit.jobs.hold(chosen.name)
+            if job is None or job.state is not State.RUNNING or job.attempt != chosen.attempt:
+                return
+            await change(unit, job, replace(job, yields=True))
+        log.info("job.preempted", job=str(job.name), attempt=job.attempt, node=job.node)
+
+
+async def _victims_in(unit: Unit) -> list[TuningJob]:
+    now = await unit.now()
+    waiting = await demand(unit, now)
+    if all(one.line.priority is not Priority.URGENT for one in waiting.waiting):
+        return []
+    running = await unit.queue.running()
+    offers = await unit.nodes.named({job.node for job in running})
+    return victims(waiting, running, offers, now)
+
+
+def _could_be_trained(line: Line, job: TuningJob, offers: Mapping[str, Offer]) -> bool:
+    """Whether the line's jobs could be trained in the place of this one."""
+    offer = offers.get(job.node)
+    return offer is not None and replace(offer, free_devices=job.device_count).can_train(line)
+
+
+def _gives_way(job: TuningJob, demand: Demand, rank: float) -> bool:
+    priority = job.spec.settings.priority
+    lower = priority is not Priority.URGENT and job.state is State.RUNNING
+    return lower and rank < demand.rank(job.name.project, priority)
+
+
+def _dearness(job: TuningJob) -> tuple[int, float]:
+    begun = job.claim_time.timestamp() if job.claim_time else 0.0
+    return job.spec.settings.priority.rank, -begun
