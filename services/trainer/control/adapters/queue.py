@@ -17,6 +17,7 @@ from services.trainer.control.domain.states import ACTIVE, HELD, State
 
 _FRESH = {"populate_existing": True}
 _DIRECT = {"synchronize_session": False}
+_CLAIM_LOCK = 0x616E6E65616C03
 _QUEUED = col(JobRow.state) == State.QUEUED.value
 _ACTIVE = col(JobRow.state).in_([state.value for state in ACTIVE])
 _HELD = col(JobRow.state).in_([state.value for state in HELD])
@@ -63,15 +64,16 @@ class SqlQueue:
         active = exists().where(_ACTIVE, col(JobRow.project) == project)
         return (await self._session.exec(select(active))).one()
 
-    async def active_shares(self) -> Sequence[Share]:
-        projects = select(JobRow.project).where(_ACTIVE).distinct()
-        theirs = select(ProjectRow).where(col(ProjectRow.project).in_(projects))
-        return [_share(row) for row in await self._session.exec(theirs, execution_options=_FRESH)]
-
     async def shares(self, projects: Collection[str]) -> Mapping[str, Share]:
         wanted = select(ProjectRow).where(col(ProjectRow.project).in_(projects))
         rows = await self._session.exec(wanted, execution_options=_FRESH)
         return {row.project: _share(row) for row in rows}
+
+    async def claim_alone(self) -> None:
+        """SQLite has one writer anyhow."""
+        connection = await self._session.connection()
+        if connection.dialect.name == "postgresql":
+            await connection.execute(select(func.pg_advisory_xact_lock(_CLAIM_LOCK)))
 
     async def hold(self, project: str) -> Share:
         await insert_new(self._session, ProjectRow, _values(Share(project)))

@@ -210,15 +210,17 @@ class Queue(Protocol):
         """Whether a job of it waits or is held by a node."""
         ...
 
-    async def active_shares(self) -> Sequence[Share]: ...
-
     async def shares(self, projects: Collection[str]) -> Mapping[str, Share]:
         """Of those projects that were ever held."""
         ...
 
+    async def claim_alone(self) -> None:
+        """Waits for the end of other transactions that did so."""
+        ...
+
     async def hold(self, project: str) -> Share:
-        """Its share; nobody else changes it until this transaction has ended. Held after a job, but
-        for a claim, which waits for no job."""
+        """Its share; nobody else changes it until this transaction has ended. Held after a job, and
+        one at a time, so that no two wait in a circle."""
         ...
 
     async def put(self, share: Share) -> None:

@@ -32,21 +32,14 @@ def turns_of(demand: Demand, offer: Offer, now: datetime) -> list[Waiting]:
 
 async def take(unit: Unit, offer: Offer, now: datetime, lease: timedelta) -> TuningJob | None:
     """The job whose turn it is, RUNNING under its next attempt, and charged for; None if none is to
-    be had. Two claims never get the same attempt, nor does one wait for a job of the other."""
+    be had. Claims are carried out one after the other, so that each sees what the last one took."""
+    await unit.queue.claim_alone()
     for one in turns_of(await demand(unit, now), offer, now):
-        line = one.line
-        share = await unit.queue.hold(line.project)  # now nobody else takes for this project
-        running_jobs = await unit.queue.running_jobs()
-        if not share.may_run_another(running_jobs.get(line.project, 0), now):
-            continue
-        job = await unit.queue.take(line, offer.node, now, lease)
-        if job is None:
-            continue
-        charge_s = QUANTUM_S * line.requirements.device_count
-        await unit.queue.put(share.charged(charge_s, now))
-        charged = job.charged(charge_s)
-        await unit.jobs.replace(job, charged)
-        return charged
+        job = await unit.queue.take(one.line, offer.node, now, lease)
+        if job is not None:
+            charged = await _charged(unit, job, QUANTUM_S * job.device_count, now)
+            await unit.jobs.replace(job, charged)
+            return charged
     return None
 
 
@@ -74,7 +67,8 @@ async def join(unit: Unit, project: str, *, limited: bool = True) -> None:
     if limited and limit and await unit.queue.queued_jobs(project, limit) >= limit:
         raise QueueQuotaReached(project, limit)
     if not await unit.queue.is_active(project):
-        await unit.queue.put(share.after_joining(await unit.queue.active_shares()))
+        others = await demand(unit, await unit.now())
+        await unit.queue.put(share.after_joining(others.shares.values()))
 
 
 async def _charged(unit: Unit, job: TuningJob, device_s: float, now: datetime) -> TuningJob:
