@@ -21,6 +21,7 @@ from anneal.cli.printing import (
 )
 from anneal.cli.settings import client_for
 from anneal.client import Client
+from anneal.common.v1.conversation_pb2 import ChatMessage
 from anneal.conversations import role_word
 from anneal.dataset.v1.dataset_pb2 import DatasetVersion, Example
 from anneal.names import id_from, last_part
@@ -169,8 +170,15 @@ def _print_example(example: Example) -> None:
     if example.text:
         print(f"  text: {example.text}")
     for turn in example.messages:
-        unlearnt = role_word(turn.role) == "assistant" and turn.HasField("train") and not turn.train
-        print(f"  {role_word(turn.role)}{' (not learnt)' if unlearnt else ''}: {turn.content}")
+        print(f"  {role_word(turn.role)}{_how_learnt(turn)}: {turn.content}")
+
+
+def _how_learnt(turn: ChatMessage) -> str:
+    """Nothing where it goes without saying."""
+    if turn.HasField("weight"):
+        return f" (weight {turn.weight:g})"
+    unlearnt = role_word(turn.role) == "assistant" and turn.HasField("train") and not turn.train
+    return " (not learnt)" if unlearnt else ""
 
 
 @contextmanager

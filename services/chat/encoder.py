@@ -1,6 +1,6 @@
 """Turns conversations into what a model reads: token ids, and which of them carry loss."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +14,13 @@ from services.chat.errors import (
     NoLabeledTokens,
     TemplateUnsupported,
 )
-from services.chat.mask import TokenizedText, label_turns, turns_by_difference, turns_from_tags
+from services.chat.mask import (
+    LabeledTurn,
+    TokenizedText,
+    labeled_turns,
+    turns_by_difference,
+    turns_from_tags,
+)
 from services.chat.template import ChatTemplate, Rendering, Span
 from services.chat.tokenizer_files import (
     declared_eos,
@@ -23,10 +29,13 @@ from services.chat.tokenizer_files import (
     special_tokens,
 )
 
+_UNWEIGHTED = frozenset({0.0, 1.0})
+
 
 @dataclass(frozen=True, slots=True)
 class EncodedExample:
-    """A training example: `labeled[i]` says whether the loss covers `token_ids[i]`.
+    """A training example: `labeled[i]` says whether the loss covers `token_ids[i]`, `weights[i]`
+    how much it counts there; without `weights` each labeled token counts 1.
 
     `truncated` tells that the conversation was longer and its end was cut off. `source_ids` are
     what the encoder of an encoder–decoder reads; other models have none. Where the source alone
@@ -37,6 +46,7 @@ class EncodedExample:
     labeled: list[bool]
     truncated: bool
     source_ids: list[int] = field(default_factory=list[int])
+    weights: list[float] = field(default_factory=list[float])
 
 
 class ChatEncoder:
@@ -79,11 +89,16 @@ class ChatEncoder:
             raise NoLabeledTokens(truncated=False, max_tokens=max_tokens)
         rendering = self._template.render(conversation)
         tokenized = self._tokenize(rendering.text)
-        labeled = self._labels(conversation, rendering, tokenized)[:max_tokens]
-        truncated = len(tokenized.token_ids) > max_tokens
+        turns = self._labeled_turns(conversation, rendering, tokenized)
+        token_ids = tokenized.token_ids[:max_tokens]
+        labeled = _labels(turns, len(tokenized.token_ids))[:max_tokens]
+        truncated = len(token_ids) < len(tokenized.token_ids)
         if not any(labeled[1:]):
             raise NoLabeledTokens(truncated=truncated, max_tokens=max_tokens)
-        return EncodedExample(tokenized.token_ids[:max_tokens], labeled, truncated)
+        weights = _weights(turns, len(tokenized.token_ids))[:max_tokens]
+        if _UNWEIGHTED.issuperset(weights):  # what weighs more or less has been cut off
+            weights = []
+        return EncodedExample(token_ids, labeled, truncated, weights=weights)
 
     def examples(self, conversation: Conversation, max_tokens: int) -> list[EncodedExample]:
         """The conversation as one example; raises as `encode` does."""
@@ -106,9 +121,9 @@ class ChatEncoder:
         offsets = encoding.offsets
         return TokenizedText(text, encoding.ids, [s for s, _ in offsets], [e for _, e in offsets])
 
-    def _labels(
+    def _labeled_turns(
         self, conversation: Conversation, rendering: Rendering, tokenized: TokenizedText
-    ) -> list[bool]:
+    ) -> list[LabeledTurn]:
         def by_tags() -> list[Span]:
             return turns_from_tags(rendering, conversation)
 
@@ -118,7 +133,7 @@ class ChatEncoder:
         reasons: list[str] = []
         for find_turns in (by_tags, by_difference):
             try:
-                return label_turns(tokenized, find_turns(), conversation, self._control_ids)
+                return labeled_turns(tokenized, find_turns(), conversation, self._control_ids)
             except TemplateUnsupported as error:
                 reasons.append(error.reason)
         raise TemplateUnsupported(
@@ -135,6 +150,25 @@ class ChatEncoder:
             return frozenset()
         pairs = zip(example.token_ids, example.labeled, strict=True)
         return frozenset([token for token, labeled in pairs if labeled][-1:])
+
+
+def _labels(turns: Sequence[LabeledTurn], count: int) -> list[bool]:
+    labeled = [False] * count
+    for turn in turns:
+        for token in turn.tokens:
+            labeled[token] = True
+    return labeled
+
+
+def _weights(turns: Sequence[LabeledTurn], count: int) -> list[float]:
+    """None where each turn's is 1."""
+    if all(turn.weight == 1.0 for turn in turns):
+        return []
+    weights = [0.0] * count
+    for turn in turns:
+        for token in turn.tokens:
+            weights[token] = turn.weight
+    return weights
 
 
 def _fixed_date() -> datetime:

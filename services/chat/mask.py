@@ -29,6 +29,14 @@ class TokenizedText:
     ends: list[int]
 
 
+@dataclass(frozen=True, slots=True)
+class LabeledTurn:
+    """The positions of the tokens of a turn that carry loss, and how much each of them counts."""
+
+    tokens: list[int]
+    weight: float
+
+
 def turns_from_tags(rendering: Rendering, conversation: Conversation) -> list[Span]:
     """One span per assistant message, from the template's tags.
 
@@ -68,25 +76,24 @@ def turns_by_difference(
     return spans
 
 
-def label_turns(
+def labeled_turns(
     tokenized: TokenizedText,
     turns: Sequence[Span],
     conversation: Conversation,
     control_ids: AbstractSet[int],
-) -> list[bool]:
-    """Labels, token by token, the turns of those assistant messages that are to be trained.
+) -> list[LabeledTurn]:
+    """The turns of those assistant messages that are to be trained.
 
     Raises TemplateUnsupported if the last assistant turn has no stop token among `control_ids`
     inside its span: a model trained so would never learn to stop.
     """
-    labeled = [False] * len(tokenized.token_ids)
+    labeled: list[LabeledTurn] = []
     answers = [m for m in conversation if m.role is Role.ASSISTANT]
     closed = False
     for span, message in zip(turns, answers, strict=True):
         tokens, closed = _generated_tokens(tokenized, span, control_ids)
         if message.train:
-            for token in tokens:
-                labeled[token] = True
+            labeled.append(LabeledTurn(tokens, message.weight))
     if not closed:
         raise TemplateUnsupported("no stop token ends the assistant's turn inside its span")
     return labeled

@@ -67,7 +67,8 @@ class PairEncoder:
             whole = [*self._ids(message.content), self._eos_id]
             target = whole[: max(0, max_tokens - len(source))]
             labeled = [True] * len(target)
-            yield EncodedExample(target, labeled, len(target) < len(whole), source)
+            weights = [message.weight] * len(target) if message.weight != 1.0 else []
+            yield EncodedExample(target, labeled, len(target) < len(whole), source, weights)
 
     def _ids(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids

@@ -88,8 +88,9 @@ def _fault_message(fault: LineFault) -> dataset_pb2.LineFault:
 
 
 def _turn_message(turn: Message) -> conversation_pb2.ChatMessage:
+    weight = turn.weight if turn.weight != 1.0 else None
     return conversation_pb2.ChatMessage(
-        role=_ROLES[turn.role], content=turn.content, train=turn.train
+        role=_ROLES[turn.role], content=turn.content, train=turn.train, weight=weight
     )
 
 

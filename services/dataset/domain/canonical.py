@@ -1,23 +1,33 @@
 """The canonical Parquet file: the one form in which examples are kept.
 
-All of a file are conversations, or all are plain texts (see `layouts`). The same examples in the
-same order give the same bytes: row groups are cut by what the examples hold, never by how they
-arrived, and nothing of time or place is written. So the file's sha256 is
-the identity of the examples. (Another release of pyarrow may write other bytes for them: then the
-same examples make a new version once.)
+All of a file are conversations, or conversations with weights, or plain texts (see `layouts`). The
+same examples in the same order give the same bytes: row groups are cut by what the examples hold,
+never by how they arrived, and nothing of time or place is written. So the file's sha256 is the
+identity of the examples. (Another release of pyarrow may write other bytes for them: then the same
+examples make a new version once.)
 """
 
 import hashlib
 import io
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from services.chat.conversation import Content
-from services.dataset.domain.layouts import CONTENT_OF, Layout, layout_of
+from services.dataset.domain.layouts import (
+    CONTENT_OF,
+    Conversations,
+    Layout,
+    Texts,
+    WeightedConversations,
+    layout_of,
+)
 
 ROW_GROUP_EXAMPLES = 4096
 ROW_GROUP_CHARACTERS = 8 * 1024 * 1024
@@ -41,17 +51,22 @@ _UNREADABLE = (OSError, ValueError, pa.ArrowException)
 
 
 class CanonicalWriter:
-    """Writes examples to `file`, which stays open. Not for several threads at once."""
+    """Writes examples to `file`, which stays open. Not for several threads at once.
 
-    def __init__(self, file: BinaryIO) -> None:
+    `spool_dir` is for a second file, made for a while if a weight comes after examples without.
+    """
+
+    def __init__(self, file: BinaryIO, spool_dir: Path | None = None) -> None:
         self.example_count = 0
         self._file = file
+        self._spool_dir = spool_dir
         self._rows: _Rows | None = None
 
     def append(self, content: Content) -> None:
         """The first example says what all are; raises TypeError for one of the other kind."""
         if self._rows is None:
-            self._rows = _Rows(self._file, layout_of(content))
+            self._rows = _Rows(self._file, layout_of(content)())
+        self._rows = self._rows.with_room_for(content, self._spool_dir)
         self._rows.add(content)
         self.example_count += 1
 
@@ -71,11 +86,28 @@ class CanonicalWriter:
 class _Rows:
     """A file of a known layout that is being written, and its row group in the making."""
 
-    def __init__(self, file: BinaryIO, layout: Layout) -> None:
-        self._layout = layout
-        self._columns = layout()
-        writing: dict[str, Any] = {**_WRITING, "use_dictionary": layout.DICTIONARIES}
-        self.parquet = pq.ParquetWriter(file, layout.SCHEMA, **writing)
+    def __init__(self, file: BinaryIO, columns: Conversations | Texts) -> None:
+        self._file = file
+        self._columns = columns
+        self._layout: Layout = type(columns)
+        writing: dict[str, Any] = {**_WRITING, "use_dictionary": columns.DICTIONARIES}
+        self.parquet = pq.ParquetWriter(file, columns.SCHEMA, **writing)
+
+    def with_room_for(self, content: Content, spool_dir: Path | None) -> "_Rows":
+        """This; or if these are the first weights, the file written anew as if it had had weights
+        from the start."""
+        columns = self._columns
+        if type(columns) is not Conversations or layout_of(content) is not WeightedConversations:
+            return self
+        self.parquet.close()
+        with tempfile.TemporaryFile(dir=spool_dir) as unweighted:
+            _move(self._file, unweighted)
+            rows = _Rows(self._file, WeightedConversations.of(columns))
+            for batch in _row_group_batches(unweighted):
+                rows.parquet.write_batch(
+                    WeightedConversations.of_batch(batch), row_group_size=ROW_GROUP_EXAMPLES
+                )
+        return rows
 
     def add(self, content: Content) -> None:
         self._columns.add(content)
@@ -87,6 +119,22 @@ class _Rows:
         columns, self._columns = self._columns, self._layout()
         if columns.count:
             self.parquet.write_batch(columns.batch(), row_group_size=ROW_GROUP_EXAMPLES)
+
+
+def _move(source: BinaryIO, destination: BinaryIO) -> None:
+    """Leaves `source` empty."""
+    source.seek(0)
+    shutil.copyfileobj(source, destination, _PIECE_BYTES)
+    source.seek(0)
+    source.truncate()
+
+
+def _row_group_batches(file: BinaryIO) -> Iterator[Any]:
+    """Each row group as an Arrow record batch, one in memory at a time."""
+    parquet = pq.ParquetFile(file, pre_buffer=False)
+    for index in range(parquet.num_row_groups):
+        (batch,) = parquet.read_row_group(index).combine_chunks().to_batches()
+        yield batch
 
 
 def digest(file: BinaryIO) -> str:

@@ -22,7 +22,7 @@ MAX_PAGE_BYTES = 1024 * 1024
 PIECE_BYTES = 512 * 1024
 
 _FOOTER_GUESS_BYTES = 64 * 1024
-_MESSAGE_OVERHEAD_BYTES = 16
+_MESSAGE_OVERHEAD_BYTES = 25
 
 
 @dataclass(frozen=True)
@@ -169,9 +169,9 @@ def _line(content: Content) -> dict[str, object]:
     return {"messages": [_turn(turn) for turn in content]}
 
 
-def _turn(message: Message) -> dict[str, str | int]:
+def _turn(message: Message) -> dict[str, str | float]:
     """As OpenAI writes it: an assistant's turn of weight 0 is not learnt."""
-    turn: dict[str, str | int] = {"role": message.role.value, "content": message.content}
-    if message.role is Role.ASSISTANT and not message.train:
-        turn["weight"] = 0
+    turn: dict[str, str | float] = {"role": message.role.value, "content": message.content}
+    if message.role is Role.ASSISTANT and message.loss_weight != 1.0:
+        turn["weight"] = message.loss_weight or 0
     return turn

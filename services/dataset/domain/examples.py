@@ -4,7 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import assert_never
 
-from services.chat.conversation import Content, Conversation, Message, Role
+from services.chat.conversation import (
+    LEAST_WEIGHT,
+    MOST_WEIGHT,
+    Content,
+    Conversation,
+    Message,
+    Role,
+)
 from services.dataset.domain.flaws import BadLine, Flaw, FlawCode, Path
 from services.dataset.domain.resources import SourceFormat
 from services.dataset.domain.strict_json import Json
@@ -130,10 +137,10 @@ def _message(item: Json, index: int, flaws: list[Flaw]) -> Message:
         _reject_unknown(item, _MESSAGE_KEYS, path, flaws)
     role = _role(item, path, flaws)
     content = _text(item, "content", path, flaws)
-    learnt = role is Role.ASSISTANT
-    if "weight" in item:
-        learnt = _weight(item["weight"], role, path, flaws)
-    return Message(role, content, learnt)
+    if "weight" not in item:
+        return Message(role, content, role is Role.ASSISTANT)
+    weight = _weight(item["weight"], role, path, flaws)
+    return Message(role, content, train=True, weight=weight) if weight else Message(role, content)
 
 
 def _role(item: dict[str, Json], path: Path, flaws: list[Flaw]) -> Role:
@@ -147,17 +154,20 @@ def _role(item: dict[str, Json], path: Path, flaws: list[Flaw]) -> Role:
     return Role.USER
 
 
-def _weight(value: Json, role: Role, path: Path, flaws: list[Flaw]) -> bool:
-    """Whether the turn is learnt. OpenAI's files say so with 0 and 1."""
+def _weight(value: Json, role: Role, path: Path, flaws: list[Flaw]) -> float:
+    """How much the turn counts, 0 if it is not learnt. OpenAI's files know 0 and 1 alone."""
     path = (*path, "weight")
     if role is not Role.ASSISTANT:
         message = "only an assistant's message has a weight"
         flaws.append(Flaw(FlawCode.UNKNOWN_FIELD, message, path))
-    elif type(value) is not int or value not in (0, 1):
-        flaws.append(Flaw(FlawCode.WRONG_TYPE, "must be the number 0 or 1", path))
+    elif isinstance(value, bool) or not isinstance(value, int | float):
+        flaws.append(Flaw(FlawCode.WRONG_TYPE, "must be a number", path))
+    elif value != 0 and not LEAST_WEIGHT <= value <= MOST_WEIGHT:
+        message = f"must be 0, or {LEAST_WEIGHT:g} to {MOST_WEIGHT:g}"
+        flaws.append(Flaw(FlawCode.OUT_OF_RANGE, message, path))
     else:
-        return value == 1
-    return False
+        return float(value)
+    return 0.0
 
 
 def _text(row: dict[str, Json], key: str, path: Path, flaws: list[Flaw]) -> str:
@@ -191,7 +201,7 @@ def _check_turns(messages: Conversation, flaws: list[Flaw]) -> None:
             flaws.append(Flaw(FlawCode.ROLE_ORDER, rule, (_MESSAGES, index, "role")))
         before = message.role
     if not any(message.train for message in messages):
-        text = "no assistant's message of weight 1: nothing to learn"
+        text = "no assistant's message of a weight above 0: nothing to learn"
         flaws.append(Flaw(FlawCode.NO_ASSISTANT_TURN, text, (_MESSAGES,)))
     elif before is not Role.ASSISTANT:
         path = (_MESSAGES, len(messages) - 1, "role")

@@ -6,6 +6,7 @@ Synchronous and for one thread at a time, so that it can run beside the event lo
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from services.dataset.domain import canonical
@@ -78,11 +79,17 @@ class Intake:
     """Checks every line and writes the canonical file to `file`, up to the first fault: from then
     on it only looks for more. Memory: one line, one row group, and the faults kept."""
 
-    def __init__(self, source_format: SourceFormat | None, fields: TextFields, file: BinaryIO):
+    def __init__(
+        self,
+        source_format: SourceFormat | None,
+        fields: TextFields,
+        file: BinaryIO,
+        spool_dir: Path | None = None,
+    ) -> None:
         self._fields = fields
         self._file = file
         self._lines = LineSplitter()
-        self._writer = CanonicalWriter(file)
+        self._writer = CanonicalWriter(file, spool_dir)
         self._faults = Faults()
         self._format = source_format
         self._read: ReadExample | None = reader(source_format, fields) if source_format else None

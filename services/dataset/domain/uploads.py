@@ -24,8 +24,8 @@ from services.dataset.domain.resources import DatasetVersion
 
 @dataclass(frozen=True)
 class UploadLimits:
-    """`spool_dir` holds one file per upload in progress, at most as large as its examples; None is
-    the system's directory for temporary files."""
+    """`spool_dir` holds one file per upload in progress, at most as large as its examples, for a
+    while two; None is the system's directory for temporary files."""
 
     max_bytes: int
     spool_dir: Path | None = None
@@ -56,7 +56,7 @@ class Uploads:
         source = Source()
         with (
             _spool_file(self._limits.spool_dir) as file,
-            closing(Intake(header.format, header.fields, file)) as intake,
+            closing(Intake(header.format, header.fields, file, self._limits.spool_dir)) as intake,
         ):
             await receive(chunks, (source, intake), limit_bytes=self._limits.max_bytes)
             _require_digest(header, source)

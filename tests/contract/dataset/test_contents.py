@@ -21,6 +21,7 @@ MANY_TURNS = {
         {"role": "assistant", "content": "2"},
     ]
 }  # fmt: skip
+WEIGHTED = {"messages": [*MANY_TURNS["messages"][:4], {**MANY_TURNS["messages"][4], "weight": 0.1}]}
 
 
 async def test_a_preview_shows_whole_conversations(caller: Caller):
@@ -40,6 +41,32 @@ async def test_a_preview_shows_whole_conversations(caller: Caller):
     ]
     contents = [turn.content for turn in page.examples[0].messages]
     assert contents == [turn["content"] for turn in MANY_TURNS["messages"]]
+
+
+async def test_a_preview_shows_weights_other_than_1(caller: Caller):
+    await caller.upload(chat(), json.dumps(WEIGHTED).encode())
+
+    page = await caller.stub.PreviewDatasetVersion(pb.PreviewDatasetVersionRequest(name=LATEST))
+
+    weights = [
+        [(turn.train, turn.weight) for turn in example.messages if turn.HasField("weight")]
+        for example in page.examples
+    ]
+    assert weights == [[], [(True, 0.1)]]
+
+
+async def test_downloaded_weights_give_the_same_version_again(caller: Caller):
+    late = json.dumps(WEIGHTED).encode() + b"\n"
+    version = await caller.upload(chats(5000), late, chat("3?", "4", weight=2))
+
+    pieces = await caller.download(version.name)
+
+    lines = [json.loads(line) for line in b"".join(pieces).splitlines()]
+    assert lines[5000] == WEIGHTED
+    assert lines[5001]["messages"][1] == {"role": "assistant", "content": "4", "weight": 2}
+    assert [line["messages"][1].get("weight") for line in lines[:5000]] == [None] * 5000
+    copy = await caller.upload(*pieces, parent=f"{PARENT}-copy")
+    assert copy.digest == version.digest
 
 
 async def test_a_preview_shows_plain_texts(caller: Caller):

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,10 +19,13 @@ from services.dataset.domain.canonical import (
     CanonicalWriter,
     Damaged,
 )
+from services.dataset.domain.layouts import WeightedConversations
 
 
-def asked(question: str, answer: str = "yes", *, train: bool = True) -> Conversation:
-    return (Message(Role.USER, question), Message(Role.ASSISTANT, answer, train))
+def asked(
+    question: str, answer: str = "yes", *, train: bool = True, weight: float = 1.0
+) -> Conversation:
+    return (Message(Role.USER, question), Message(Role.ASSISTANT, answer, train, weight))
 
 
 def written(*examples: Content) -> bytes:
@@ -41,8 +45,12 @@ def read(content: bytes) -> list[list[Content]]:
     ]
 
 
-turns = st.builds(Message, st.just(Role.USER), st.text()) | st.builds(
-    Message, st.just(Role.ASSISTANT), st.text(), st.booleans()
+turns = (
+    st.builds(Message, st.just(Role.USER), st.text())
+    | st.builds(Message, st.just(Role.ASSISTANT), st.text(), st.booleans())
+    | st.builds(
+        Message, st.just(Role.ASSISTANT), st.text(), st.just(True), st.floats(0.001, 1000.0)
+    )
 )
 
 
@@ -70,6 +78,43 @@ def test_other_parquet_readers_find_the_agreed_column():
             {"role": "assistant", "content": "2", "train": False},
         ]
     ]
+
+
+def test_other_parquet_readers_find_the_weights_of_weighted_messages():
+    content = written(asked("1+1?", "2", train=False), asked("2+2?", "4", weight=0.1), asked("?"))
+
+    turns = pq.read_table(io.BytesIO(content)).column("messages").to_pylist()
+
+    assert turns[1] == [
+        {"role": "user", "content": "2+2?", "weight": 0.0},
+        {"role": "assistant", "content": "4", "weight": 0.1},
+    ]
+    assert [answer["weight"] for _, answer in turns] == [0.0, 0.1, 1.0]
+
+
+@pytest.mark.parametrize("count", [1, ROW_GROUP_EXAMPLES, ROW_GROUP_EXAMPLES + 5])
+def test_a_weight_that_comes_late_gives_the_file_of_one_that_is_known_of(
+    count: int, monkeypatch: pytest.MonkeyPatch
+):
+    examples = [asked(str(number), train=number % 3 > 0) for number in range(count)]
+    examples += [asked("2+2?", weight=0.5), asked("3+3?")]
+
+    content = written(*examples)
+
+    assert [example for group in read(content) for example in group] == examples
+    monkeypatch.setattr(canonical, "layout_of", lambda _: WeightedConversations)
+    assert written(*examples) == content
+
+
+def test_a_weight_that_comes_late_leaves_nothing_beside_the_file(tmp_path: Path):
+    file = io.BytesIO()
+    writer = CanonicalWriter(file, tmp_path)
+    for example in (asked("1+1?"), asked("2+2?", weight=2.0)):
+        writer.append(example)
+    writer.close()
+
+    assert file.getvalue() == written(asked("1+1?"), asked("2+2?", weight=2.0))
+    assert not list(tmp_path.iterdir())
 
 
 def test_plain_texts_are_a_column_of_their_own():

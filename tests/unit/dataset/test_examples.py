@@ -25,6 +25,10 @@ def answered(*before: dict[str, Any]) -> dict[str, Any]:
     return {"messages": [*before, say("user"), say("assistant")]}
 
 
+def weighted(weight: Any) -> dict[str, Any]:
+    return {"messages": [say(), say("assistant", weight=weight)]}
+
+
 def flaws_of(read: Any) -> list[tuple[str, str]]:
     with pytest.raises(BadLine) as caught:
         read()
@@ -57,9 +61,17 @@ CHAT: list[tuple[dict[str, Any], list[tuple[str, str]]]] = [
     (answered(say(content=[{"text": "a"}])), [("WRONG_TYPE", "/messages/0/content")]),
     (answered(say(content="")), [("EMPTY", "/messages/0/content")]),
     (answered(say(weight=1)), [("UNKNOWN_FIELD", "/messages/0/weight")]),
-    ({"messages": [say(), say("assistant", weight=2)]}, [("WRONG_TYPE", "/messages/1/weight")]),
-    ({"messages": [say(), say("assistant", weight=True)]}, [("WRONG_TYPE", "/messages/1/weight")]),
-    ({"messages": [say(), say("assistant", weight=0.5)]}, [("WRONG_TYPE", "/messages/1/weight")]),
+    (answered(say(weight=0.5)), [("UNKNOWN_FIELD", "/messages/0/weight")]),
+    (weighted(True), [("WRONG_TYPE", "/messages/1/weight")]),
+    (weighted("0.5"), [("WRONG_TYPE", "/messages/1/weight")]),
+    (weighted(None), [("WRONG_TYPE", "/messages/1/weight")]),
+    (weighted([1]), [("WRONG_TYPE", "/messages/1/weight")]),
+    (weighted(-1), [("OUT_OF_RANGE", "/messages/1/weight")]),
+    (weighted(-0.5), [("OUT_OF_RANGE", "/messages/1/weight")]),
+    (weighted(0.0009), [("OUT_OF_RANGE", "/messages/1/weight")]),
+    (weighted(5e-324), [("OUT_OF_RANGE", "/messages/1/weight")]),
+    (weighted(1000.1), [("OUT_OF_RANGE", "/messages/1/weight")]),
+    (weighted(10**30), [("OUT_OF_RANGE", "/messages/1/weight")]),
     (answered(say("system"), say("system")), [("ROLE_ORDER", "/messages/1/role")]),
     (answered(say("user"), say("system")), [("ROLE_ORDER", "/messages/1/role")]),
     (answered(say("assistant")), [("ROLE_ORDER", "/messages/0/role")]),
@@ -67,7 +79,8 @@ CHAT: list[tuple[dict[str, Any], list[tuple[str, str]]]] = [
     ({"messages": [say(), *[say("assistant")] * 2]}, [("ROLE_ORDER", "/messages/2/role")]),
     ({"messages": [say(), say("assistant"), say()]}, [("ROLE_ORDER", "/messages/2/role")]),
     ({"messages": [say("system"), say()]}, [("NO_ASSISTANT_TURN", "/messages")]),
-    ({"messages": [say(), say("assistant", weight=0)]}, [("NO_ASSISTANT_TURN", "/messages")]),
+    (weighted(0), [("NO_ASSISTANT_TURN", "/messages")]),
+    (weighted(-0.0), [("NO_ASSISTANT_TURN", "/messages")]),
     ({"messages": [say("bot", "", x=1), say(content=1), 3]}, [
         ("UNKNOWN_FIELD", "/messages/0/x"),
         ("UNKNOWN_ROLE", "/messages/0/role"),
@@ -101,6 +114,14 @@ def test_every_assistant_turn_is_learnt_but_those_of_weight_0():
 
     assert [message.role for message in conversation][:3] == [SYSTEM, USER, ASSISTANT]
     assert [message.content for message in conversation if message.train] == ["a", "c"]
+
+
+@pytest.mark.parametrize("weight", [0.001, 0.5, 1, 1.0, 2, 1000])
+def test_an_assistant_turn_counts_as_much_as_its_weight(weight: float):
+    answer = read_chat(weighted(weight))[1]
+
+    assert answer == Message(ASSISTANT, "text", train=True, weight=float(weight))
+    assert answer.loss_weight == weight
 
 
 def test_a_conversation_may_have_256_messages():

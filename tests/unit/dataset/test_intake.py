@@ -169,19 +169,29 @@ def test_the_same_examples_have_the_same_digest_however_they_are_written():
     raw = json.dumps(json.loads(escaped), ensure_ascii=False).encode()
     as_row = row("é\u2028")
     weighted = escaped.replace(b'"2"}', b'"2", "weight": 1}')
-    forms = [spaced, escaped, raw, as_row, weighted, escaped + b"\r\n", b"\xef\xbb\xbf\n\n" + raw]
+    real = weighted.replace(b"1}", b"1.0}")
+    forms = [spaced, escaped, raw, as_row, weighted, real, escaped + b"\r\n"]
+    forms.append(b"\xef\xbb\xbf\n\n" + raw)
 
     assert len({examined(form).digest for form in forms}) == 1
 
 
 def test_another_order_or_weight_is_another_digest():
     both = [chat(), chat("2+2?", "4")]
-    turns = b'{"messages": [%s, {"role": "assistant", "content": "b", "weight": %d}, %s, %s]}'
+    turns = b'{"messages": [%s, {"role": "assistant", "content": "b", "weight": %g}, %s, %s]}'
     user, answer = b'{"role": "user", "content": "a"}', b'{"role": "assistant", "content": "c"}'
 
     assert examined(b"\n".join(both)).digest != examined(b"\n".join(both[::-1])).digest
-    muted, trained = (turns % (user, weight, user, answer) for weight in (0, 1))
-    assert examined(muted).digest != examined(trained).digest
+    lines = [turns % (user, weight, user, answer) for weight in (0, 0.5, 1, 2)]
+    assert len({examined(line).digest for line in lines}) == 4
+
+
+def test_a_weight_that_is_no_finite_number_is_named_with_its_place():
+    line = chat().replace(b'"2"}', b'"2", "weight": %s}')
+
+    assert faults(b"\n".join(line % number for number in (b"NaN", b"-Infinity", b"1e400"))) == [
+        (number, "NOT_A_FINITE_NUMBER", "/messages/1/weight") for number in (1, 2, 3)
+    ]
 
 
 contents = st.lists(
