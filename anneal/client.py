@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -17,6 +16,8 @@ from anneal.generation import Inference
 from anneal.jobs import Jobs
 from anneal.models import Models
 from anneal.names import Names
+from anneal.nodes import Nodes
+from anneal.quotas import Quotas
 from anneal.sweeps import Sweeps
 from anneal.transport import Tls, open_blocking_channel
 
@@ -49,7 +50,7 @@ class Client:
         self.addresses = addresses or find_addresses(environment)
         self.names = Names(project)
         self._api_key = api_key or environment.get("ANNEAL_API_KEY")
-        self._tls = tls or _tls_from(environment)
+        self._tls = tls or Tls.find(environment)
         self._channels: list[grpc.Channel] = []
 
     @cached_property
@@ -63,6 +64,14 @@ class Client:
     @cached_property
     def sweeps(self) -> Sweeps:
         return Sweeps(self._connect(self.addresses.trainer), self.names)
+
+    @cached_property
+    def nodes(self) -> Nodes:
+        return Nodes(self._connect(self.addresses.trainer), self.names)
+
+    @cached_property
+    def quotas(self) -> Quotas:
+        return Quotas(self._connect(self.addresses.trainer), self.names)
 
     @cached_property
     def models(self) -> Models:
@@ -100,11 +109,3 @@ class Client:
         channel = self.open_channel(address)
         self._channels.append(channel)
         return Connection(address, channel)
-
-
-def _tls_from(environment: Mapping[str, str]) -> Tls | None:
-    ca_file, cert_file, key_file = (
-        Path(path) if (path := environment.get(f"ANNEAL_TLS_{part}")) else None
-        for part in ("CA", "CERT", "KEY")
-    )
-    return Tls(ca_file, cert_file, key_file) if ca_file or cert_file else None

@@ -1,25 +1,30 @@
-"""Tuning jobs: create, list, cancel, watch, wait."""
+"""Tuning jobs: create, list, pause, resume, retry, cancel, watch, wait."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
+from datetime import datetime
 from typing import assert_never
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from anneal.connection import Connection, items_of_pages, new_request_id
-from anneal.errors import AnnealError, DataLoss, DeadlineExceeded, Refusal, Unavailable
+from anneal.job_watching import WATCH_PATIENCE_S, JobWatch
 from anneal.names import Names
 from anneal.registry.v1.base_model_pb2 import ModelArchitecture
 from anneal.trainer.v1.estimate_pb2 import Device
 from anneal.trainer.v1.tuning_job_pb2 import (
     BACKEND_UNSPECIFIED,
+    PRIORITY_UNSPECIFIED,
     AdapterMethod,
     Backend,
     FullMethod,
     LoraMethod,
     PrefixMethod,
+    Priority,
     QloraMethod,
+    Requirements,
     TrainingParameters,
     TuningJob,
+    TuningJobAttempt,
     TuningJobEvent,
 )
 from anneal.trainer.v1.tuning_job_service_pb2 import (
@@ -28,21 +33,15 @@ from anneal.trainer.v1.tuning_job_service_pb2 import (
     EstimateTuningJobRequest,
     EstimateTuningJobResponse,
     GetTuningJobRequest,
+    ListTuningJobAttemptsRequest,
     ListTuningJobsRequest,
+    PauseTuningJobRequest,
     RecommendMethodRequest,
     RecommendMethodResponse,
-    WatchTuningJobRequest,
+    ResumeTuningJobRequest,
+    RetryTuningJobRequest,
 )
 from anneal.trainer.v1.tuning_job_service_pb2_grpc import TuningJobServiceStub
-from anneal.waiting import Deadline, Patience
-
-FINAL_STATES = frozenset(
-    {TuningJob.STATE_SUCCEEDED, TuningJob.STATE_FAILED, TuningJob.STATE_CANCELLED}
-)
-WATCH_PATIENCE_S = 300.0
-_EVENTS_MISSING = "EVENTS_MISSING"
-_LOST = frozenset({"UNAVAILABLE", "CANCELLED", "UNKNOWN", "INTERNAL"})
-_MADE_BY_GRPC = frozenset({"", "UNREACHABLE"})
 
 Method = FullMethod | LoraMethod | QloraMethod | PrefixMethod | AdapterMethod
 
@@ -68,6 +67,9 @@ class Jobs:
         max_attempts: int = 0,
         backend: Backend.ValueType = BACKEND_UNSPECIFIED,
         labels: Mapping[str, str] | None = None,
+        priority: Priority.ValueType = PRIORITY_UNSPECIFIED,
+        requirements: Requirements | None = None,
+        deadline_time: datetime | None = None,
         job_id: str = "",
         validate_only: bool = False,
     ) -> TuningJob:
@@ -77,7 +79,10 @@ class Jobs:
         `dataset` is a dataset (its newest version) or one version of it. The result becomes a new
         version of `model`, by default the model named like the dataset. With `start_from`, a
         version or an alias, training goes on from its parameters. `backend` is what trains, by
-        default Anneal's engine. With `validate_only` everything is checked and nothing made.
+        default Anneal's engine. It waits for a node that has what `requirements` ask for; jobs of
+        a higher `priority` come before it. At `deadline_time` (without a zone: this machine's) its
+        training is stopped, and the best of its checkpoints becomes the result. With
+        `validate_only` everything is checked and nothing made.
         """
         job = self.describe(
             dataset,
@@ -90,6 +95,9 @@ class Jobs:
             max_attempts=max_attempts,
             backend=backend,
             labels=labels,
+            priority=priority,
+            requirements=requirements,
+            deadline_time=deadline_time,
         )
         return self.submit(job, job_id=job_id, validate_only=validate_only)
 
@@ -106,6 +114,9 @@ class Jobs:
         max_attempts: int = 0,
         backend: Backend.ValueType = BACKEND_UNSPECIFIED,
         labels: Mapping[str, str] | None = None,
+        priority: Priority.ValueType = PRIORITY_UNSPECIFIED,
+        requirements: Requirements | None = None,
+        deadline_time: datetime | None = None,
     ) -> TuningJob:
         """Returns the job that `create` asks for, without asking.
 
@@ -122,6 +133,9 @@ class Jobs:
             max_attempts=max_attempts,
             backend=backend,
             labels=labels or {},
+            priority=priority,
+            requirements=requirements,
+            deadline_time=_timestamp(deadline_time),
         )
         if method is not None:
             job.MergeFrom(_with_method(method))
@@ -207,6 +221,46 @@ class Jobs:
         )
         return self._connection.ask(self._rpc.CancelTuningJob, request)
 
+    def pause(self, job: str, *, etag: str = "") -> TuningJob:
+        """Has a job wait until it is resumed: at once when it is queued; when it runs it is PAUSING
+        until its node has stored a checkpoint."""
+        request = PauseTuningJobRequest(
+            name=self._names.tuning_job(job), etag=etag, request_id=new_request_id()
+        )
+        return self._connection.ask(self._rpc.PauseTuningJob, request)
+
+    def resume(self, job: str, *, etag: str = "") -> TuningJob:
+        """Queues a PAUSED job again; it goes on from its last checkpoint."""
+        request = ResumeTuningJobRequest(
+            name=self._names.tuning_job(job), etag=etag, request_id=new_request_id()
+        )
+        return self._connection.ask(self._rpc.ResumeTuningJob, request)
+
+    def retry(
+        self, job: str, *, job_id: str = "", deadline_time: datetime | None = None
+    ) -> TuningJob:
+        """Makes a new job of a FAILED one, which goes on from its last good checkpoint. It has no
+        deadline but the one given here."""
+        request = RetryTuningJobRequest(
+            name=self._names.tuning_job(job),
+            tuning_job_id=job_id,
+            request_id=new_request_id(),
+            deadline_time=_timestamp(deadline_time),
+        )
+        return self._connection.ask(self._rpc.RetryTuningJob, request)
+
+    def attempts(self, job: str) -> Iterator[TuningJobAttempt]:
+        """Yields the attempts of a job, the first first: on which node, how it ended, what it
+        did."""
+        name = self._names.tuning_job(job)
+
+        def page(token: str) -> tuple[Iterable[TuningJobAttempt], str]:
+            request = ListTuningJobAttemptsRequest(parent=name, page_token=token)
+            answer = self._connection.ask(self._rpc.ListTuningJobAttempts, request)
+            return answer.attempts, answer.next_page_token
+
+        return items_of_pages(page)
+
     def watch(
         self,
         job: str,
@@ -215,36 +269,15 @@ class Jobs:
         timeout_s: float | None = None,
         patience_s: float = WATCH_PATIENCE_S,
     ) -> Iterator[TuningJobEvent]:
-        """Yields every event after a place in the job's history, until the job has ended.
+        """Yields every event after a place in the job's history, until the job has ended; one that
+        is paused has not.
 
         A lost connection is taken up again where it broke: no event is missing and none comes
-        twice. Raises what broke it when nothing came for `patience_s`, DeadlineExceeded after
-        `timeout_s`.
+        twice. Raises what broke it when the service was away for `patience_s`, DeadlineExceeded
+        after `timeout_s`.
         """
         name = self._names.tuning_job(job)
-        deadline = Deadline(timeout_s, "the job")
-        last = after_sequence
-        patience = Patience(patience_s)
-        while True:
-            before = last
-            try:
-                for event in self._events(name, last, deadline.left_s()):
-                    last = event.sequence
-                    patience.restart()
-                    yield event
-                # A service that shuts down ends its streams too: only silence is the end.
-                if last == before and self.get(name).state in FINAL_STATES:
-                    return
-                failure = _stopped(name)
-            except DeadlineExceeded:
-                deadline.left_s()  # if that is over, it is what the caller hears of
-                raise
-            except AnnealError as error:
-                if not _is_passing(error):
-                    raise
-                failure = error
-            if not patience.pause(deadline.left_s()):
-                raise failure
+        return JobWatch(self._connection, name, patience_s, timeout_s).events(after_sequence)
 
     def wait(
         self,
@@ -258,19 +291,6 @@ class Jobs:
             if on_event is not None:
                 on_event(event)
         return self.get(job)
-
-    def _events(self, name: str, last: int, timeout_s: float) -> Iterator[TuningJobEvent]:
-        """Yields the events after `last`. Raises DataLoss where one is missing."""
-        request = WatchTuningJobRequest(name=name, after_sequence=last)
-        limit_s = None if math.isinf(timeout_s) else timeout_s
-        answers = self._connection.follow(self._rpc.WatchTuningJob, request, limit_s)
-        with closing(answers):
-            for event in (answer.event for answer in answers):
-                if event.sequence > last + 1:
-                    raise _missing(name, last + 1)
-                if event.sequence == last + 1:
-                    last = event.sequence
-                    yield event
 
 
 def or_lora(job: TuningJob) -> TuningJob:
@@ -299,17 +319,10 @@ def _with_method(method: Method) -> TuningJob:
             assert_never(method)
 
 
-def _is_passing(error: AnnealError) -> bool:
-    """Whether the connection broke or the service went away, rather than refused."""
-    is_broken = error.code in _LOST and error.reason in _MADE_BY_GRPC
-    return error.code == "UNAVAILABLE" or error.reason == _EVENTS_MISSING or is_broken
-
-
-def _missing(name: str, sequence: int) -> DataLoss:
-    message = f"event {sequence} of {name} is missing"
-    return DataLoss(Refusal("DATA_LOSS", _EVENTS_MISSING, message))
-
-
-def _stopped(name: str) -> AnnealError:
-    message = f"the service ends every watch of {name}, though the job has not ended"
-    return Unavailable(Refusal("UNAVAILABLE", "WATCH_ENDED", message))
+def _timestamp(time: datetime | None) -> Timestamp | None:
+    """A time without a zone is of this machine's."""
+    if time is None:
+        return None
+    timestamp = Timestamp()
+    timestamp.FromDatetime(time.astimezone())
+    return timestamp

@@ -9,12 +9,14 @@ Inside one's own project `support` says as much as `projects/default/datasets/su
 | `support/v-0123…`, `support@v-0123…` | that version                                      |
 | `support@champion`                 | (of a model) the alias                              |
 | `tiny-base`                        | (where a model answers) the base model              |
+| `node-a`                           | the node of that name, which is of no project       |
 """
 
 import re
 from dataclasses import dataclass
 
 LATEST = "latest"
+_OF_NO_PROJECT = ("baseModels/", "nodes/")
 _VERSION_ID = re.compile(r"v-[0-9a-f]{16}")
 _ID_LENGTH = 63
 
@@ -43,6 +45,16 @@ class Names:
 
     def experiment(self, text: str) -> str:
         return self._member("experiments", text)
+
+    def node(self, text: str) -> str:
+        return text if text.startswith("nodes/") else f"nodes/{text}"
+
+    def quota(self, project: str = "") -> str:
+        """Of a project: `support` or `projects/support`; by default one's own."""
+        if not project:
+            return f"{self.parent}/quota"
+        name = project if project.startswith("projects/") else f"projects/{project}"
+        return name if name.endswith("/quota") else f"{name}/quota"
 
     def base_model(self, text: str) -> str:
         return text if text.startswith("baseModels/") else f"baseModels/{text}"
@@ -77,8 +89,8 @@ class Names:
 
     def short(self, name: str) -> str:
         """Returns the shortest text that gives `name` back; other projects' names stay whole."""
-        if name.startswith("baseModels/"):
-            return name.removeprefix("baseModels/")
+        if name.startswith(_OF_NO_PROJECT):
+            return last_part(name)
         if not name.startswith(f"{self.parent}/"):
             return name
         match name.split("/")[2:]:

@@ -5,10 +5,18 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import grpc
 import grpc.aio
@@ -73,6 +81,15 @@ class Tls:
     ca_file: Path | None = None
     cert_file: Path | None = None
     key_file: Path | None = None
+
+    @classmethod
+    def find(cls, environment: Mapping[str, str]) -> Self | None:
+        """What `ANNEAL_TLS_CA`, `ANNEAL_TLS_CERT` and `ANNEAL_TLS_KEY` name; None without them."""
+        ca_file, cert_file, key_file = (
+            Path(path) if (path := environment.get(f"ANNEAL_TLS_{part}")) else None
+            for part in ("CA", "CERT", "KEY")
+        )
+        return cls(ca_file, cert_file, key_file) if ca_file or cert_file else None
 
     def credentials(self) -> grpc.ChannelCredentials:
         """Reads the files. Raises OSError."""

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from anneal.cli import tuning
+from anneal.cli import queue_options, tuning
+from anneal.cli.attempts import attempts
 from anneal.cli.estimate import estimate
 from anneal.cli.exits import Exit
 from anneal.cli.job_options import JobOptions, takes_a_job
@@ -14,9 +15,9 @@ from anneal.cli.printing import (
     OutputOption,
     as_json,
     duration,
+    print_created,
     print_fields,
     print_json,
-    print_json_line,
     print_list,
     when,
 )
@@ -31,8 +32,11 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="Tuning jobs.
 
 app.command()(estimate)
 app.command()(recommend)
+app.command()(attempts)
 
 JobArgument = Annotated[str, typer.Argument(help="The job's name.")]
+EtagOption = Annotated[str, typer.Option(help="Only if this is the present etag.")]
+WatchOption = Annotated[bool, typer.Option("--watch", help="Watch it until it ends.")]
 
 
 @app.command()
@@ -41,7 +45,7 @@ def create(
     ctx: typer.Context,
     asked: JobOptions,
     name: Annotated[str, typer.Option(help="The job's name; made up by default.")] = "",
-    watch_it: Annotated[bool, typer.Option("--watch", help="Watch it until it ends.")] = False,
+    watch_it: WatchOption = False,
     validate_only: Annotated[
         bool, typer.Option("--validate-only", help="Check everything, create nothing.")
     ] = False,
@@ -51,7 +55,8 @@ def create(
     with client_for(ctx) as client:
         described = asked.described(client)
         job = client.jobs.submit(described, job_id=name, validate_only=validate_only)
-        _print_created(client, job, output, validate_only=validate_only, goes_on=watch_it)
+        told = _job_fields(client, job) if validate_only else _standing(client, job)
+        print_created(job, output, told, more_follows=watch_it)
         if watch_it and not validate_only:
             _watch(client, job.name, 0, output)
 
@@ -76,6 +81,7 @@ def list_jobs(
             "DATASET": lambda job: short(job.dataset_version),
             "BASE": lambda job: short(job.base_model),
             "CREATED": lambda job: when(job.create_time),
+            "PRIORITY": queue_options.priority_word,
         }
         print_list(client.jobs.list(filter_text=filter_text), columns, output)
 
@@ -102,7 +108,8 @@ def watch(
 ) -> None:
     """Watch a job live until it ends; exits 6 when it does not succeed. Ctrl-C leaves it running.
 
-    A lost connection is taken up again where it broke.
+    A lost connection is taken up again where it broke. A paused job has not ended: it is watched
+    until it is resumed, and on.
     """
     with client_for(ctx) as client:
         _watch(client, job, after_sequence, output)
@@ -112,16 +119,56 @@ def watch(
 def cancel(
     ctx: typer.Context,
     job: JobArgument,
-    etag: Annotated[str, typer.Option(help="Only if this is the present etag.")] = "",
+    etag: EtagOption = "",
     output: OutputOption = Format.TEXT,
 ) -> None:
-    """Stop a job: at once when it is queued, after its step when it runs."""
+    """Stop a job for good: at once when it waits, after its step when it runs."""
     with client_for(ctx) as client:
-        found = client.jobs.cancel(job, etag=etag)
-        if output is Format.JSON:
-            print_json(as_json(found))
-        else:
-            print(f"{client.names.short(found.name)} is {state_word(found.state)}")
+        _print_standing(client, client.jobs.cancel(job, etag=etag), output)
+
+
+@app.command()
+def pause(
+    ctx: typer.Context,
+    job: JobArgument,
+    etag: EtagOption = "",
+    output: OutputOption = Format.TEXT,
+) -> None:
+    """Have a job wait until it is resumed: at once when it is queued, after its step and a
+    checkpoint when it runs."""
+    with client_for(ctx) as client:
+        _print_standing(client, client.jobs.pause(job, etag=etag), output)
+
+
+@app.command()
+def resume(
+    ctx: typer.Context,
+    job: JobArgument,
+    etag: EtagOption = "",
+    output: OutputOption = Format.TEXT,
+) -> None:
+    """Put a paused job back into the queue; it goes on from its last checkpoint."""
+    with client_for(ctx) as client:
+        _print_standing(client, client.jobs.resume(job, etag=etag), output)
+
+
+@app.command()
+def retry(
+    ctx: typer.Context,
+    job: JobArgument,
+    name: Annotated[str, typer.Option(help="The new job's name; made up by default.")] = "",
+    deadline: queue_options.DeadlineOption = "",
+    watch_it: WatchOption = False,
+    output: OutputOption = Format.TEXT,
+) -> None:
+    """Make a new job of a failed one, which goes on from its last good checkpoint."""
+    deadline_time = queue_options.deadline_time(deadline)
+    with client_for(ctx) as client:
+        again = client.jobs.retry(job, job_id=name, deadline_time=deadline_time)
+        told = f"{_standing(client, again)}, a retry of {client.names.short(again.retry_of)}"
+        print_created(again, output, told, more_follows=watch_it)
+        if watch_it:
+            _watch(client, again.name, 0, output)
 
 
 def _watch(client: Client, job: str, after_sequence: int, output: Format) -> None:
@@ -130,18 +177,15 @@ def _watch(client: Client, job: str, after_sequence: int, output: Format) -> Non
         raise typer.Exit(Exit.JOB_NOT_SUCCEEDED)
 
 
-def _print_created(
-    client: Client, job: TuningJob, output: Format, *, validate_only: bool, goes_on: bool
-) -> None:
-    if output is Format.JSON and goes_on:
-        print_json_line(job)
-    elif output is Format.JSON:
+def _print_standing(client: Client, job: TuningJob, output: Format) -> None:
+    if output is Format.JSON:
         print_json(as_json(job))
-    elif validate_only:
-        print("all good; nothing was created. It would be:")
-        print_fields(_job_fields(client, job))
     else:
-        print(f"{client.names.short(job.name)} is {state_word(job.state)}", flush=True)
+        print(_standing(client, job))
+
+
+def _standing(client: Client, job: TuningJob) -> str:
+    return f"{client.names.short(job.name)} is {state_word(job.state)}"
 
 
 def _job_fields(client: Client, job: TuningJob) -> dict[str, str]:
@@ -165,8 +209,11 @@ def _job_fields(client: Client, job: TuningJob) -> dict[str, str]:
         "training": tuning.settings_text("", job.training),
         "seed": str(job.seed),
         "trial of": short(job.tuning_sweep),
+        "retry of": short(job.retry_of),
+        "retried as": short(job.retried_as),
+        **queue_options.queue_fields(job),
         "labels": ", ".join(f"{key}={value}" for key, value in sorted(job.labels.items())),
-        "attempt": f"{job.attempt} of {job.max_attempts}" if job.attempt else "",
+        "attempt": f"{job.attempt}, {job.max_attempts} may fail" if job.attempt else "",
         "resumed": "\n".join(map(_resume_text, job.resume_certificates)),
         "node": last_part(job.node),
         "created": when(job.create_time),

@@ -2,16 +2,23 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from typing import Annotated, Any
 
 import typer
 
-from anneal.cli import tuning
+from anneal.cli import queue_options, tuning
 from anneal.client import Client
 from anneal.jobs import Method
-from anneal.trainer.v1.tuning_job_pb2 import Backend, TrainingParameters, TuningJob
+from anneal.trainer.v1.tuning_job_pb2 import (
+    Backend,
+    Priority,
+    Requirements,
+    TrainingParameters,
+    TuningJob,
+)
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,9 @@ class JobOptions:
     max_attempts: int
     backend: tuning.Backend
     labels: dict[str, str]
+    priority: Priority.ValueType
+    requirements: Requirements | None
+    deadline_time: datetime | None
 
     def described(self, client: Client) -> TuningJob:
         return client.jobs.describe(
@@ -41,6 +51,9 @@ class JobOptions:
             max_attempts=self.max_attempts,
             backend=Backend.Value(f"BACKEND_{self.backend.name}"),
             labels=self.labels,
+            priority=self.priority,
+            requirements=self.requirements,
+            deadline_time=self.deadline_time,
         )
 
 
@@ -54,7 +67,10 @@ def takes_a_job(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def called(**given: Any) -> None:
-        asked = job_options(**{name: given.pop(name) for name in options})
+        try:
+            asked = job_options(**{name: given.pop(name) for name in options})
+        except ValueError as error:  # a number that its field has no room for
+            raise typer.BadParameter(str(error)) from error
         command(**given, asked=asked)
 
     every = [own[0], *options.values(), *own[1:]]
@@ -79,6 +95,11 @@ def job_options(
         tuning.Backend, typer.Option(help="What trains it; unsloth and axolotl on nodes with them.")
     ] = tuning.Backend.BUILTIN,
     label: Annotated[list[str] | None, typer.Option(help="`key=value`; repeatable.")] = None,
+    priority: queue_options.PriorityOption = None,
+    require: queue_options.Require = None,
+    devices: queue_options.Devices = None,
+    device_memory: queue_options.DeviceMemory = "",
+    deadline: queue_options.DeadlineOption = "",
     method: tuning.MethodOption = None,
     rank: tuning.Rank = None,
     alpha: tuning.Alpha = None,
@@ -176,12 +197,8 @@ def job_options(
         seed,
         max_attempts,
         backend,
-        _labels(label or []),
+        queue_options.pairs(label or [], "--label"),
+        queue_options.wire_priority(priority),
+        queue_options.requirements(require or [], devices, device_memory),
+        queue_options.deadline_time(deadline),
     )
-
-
-def _labels(pairs: list[str]) -> dict[str, str]:
-    for pair in pairs:
-        if "=" not in pair:
-            raise typer.BadParameter(f"{pair!r} is not key=value", param_hint="--label")
-    return {key: value for key, _, value in (pair.partition("=") for pair in pairs)}

@@ -12,6 +12,7 @@ app = typer.Typer(add_completion=False)
 def node(ctx: typer.Context) -> None:
     """Run a training node, configured by its environment (`ANNEAL_…`).
 
-    It finds an `anneal up` on the same machine by its data directory.
+    It finds an `anneal up` on the same machine by its data directory. `anneal nodes` tells of the
+    nodes that run.
     """
     become(ctx, NODE_MODULE)

@@ -50,6 +50,22 @@ def print_json_line(message: Message) -> None:
     print(json.dumps(as_json(message), ensure_ascii=False), flush=True)
 
 
+def print_created(
+    made: Message, output: Format, told: str | Mapping[str, str], *, more_follows: bool
+) -> None:
+    """Prints what was made: in words a sentence, or the fields of what was only checked. JSON is a
+    line where `more_follows`."""
+    if output is Format.JSON and more_follows:
+        print_json_line(made)
+    elif output is Format.JSON:
+        print_json(as_json(made))
+    elif isinstance(told, str):
+        print(told, flush=True)
+    else:
+        print("all good; nothing was created. It would be:")
+        print_fields(told)
+
+
 def print_list(items: Iterable[M], columns: Columns[M], output: Format) -> None:
     """Prints resources: a JSON array, a table on a terminal, else tab-separated lines."""
     if output is Format.JSON:
@@ -88,6 +104,13 @@ def print_deleted(name: str, output: Format) -> None:
         print_json({"deleted": name})
     else:
         print(f"deleted {name}")
+
+
+def one_line(text: str) -> str:
+    """Returns a model's or an engine's words without line breaks, nor anything that a terminal
+    would obey."""
+    printable = (char if char.isprintable() else " " for char in text)
+    return " ".join("".join(printable).split())
 
 
 def when(timestamp: Timestamp) -> str:

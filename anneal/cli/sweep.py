@@ -5,16 +5,16 @@ from typing import Annotated
 
 import typer
 
-from anneal.cli import tuning
+from anneal.cli import queue_options, tuning
 from anneal.cli.exits import Exit
 from anneal.cli.job_options import JobOptions, takes_a_job
 from anneal.cli.printing import (
     Format,
     OutputOption,
     as_json,
+    print_created,
     print_fields,
     print_json,
-    print_json_line,
     print_list,
     when,
 )
@@ -76,7 +76,8 @@ def create(
             sweep_id=name,
             validate_only=validate_only,
         )
-        _print_created(client, sweep, output, validate_only=validate_only, goes_on=watch_it)
+        told = _sweep_fields(client, sweep) if validate_only else _made_text(client, sweep)
+        print_created(sweep, output, told, more_follows=watch_it)
         if watch_it and not validate_only:
             _watch(client, sweep.name, output)
 
@@ -129,7 +130,7 @@ def cancel(
         if output is Format.JSON:
             print_json(as_json(found))
         else:
-            print(f"{client.names.short(found.name)} is {sweep_state_word(found.state)}")
+            print(_standing(client, found))
 
 
 def _watch(client: Client, sweep: str, output: Format) -> None:
@@ -138,20 +139,13 @@ def _watch(client: Client, sweep: str, output: Format) -> None:
         raise typer.Exit(Exit.JOB_NOT_SUCCEEDED)
 
 
-def _print_created(
-    client: Client, sweep: TuningSweep, output: Format, *, validate_only: bool, goes_on: bool
-) -> None:
-    if output is Format.JSON and goes_on:
-        print_json_line(sweep)
-    elif output is Format.JSON:
-        print_json(as_json(sweep))
-    elif validate_only:
-        print("all good; nothing was created. It would be:")
-        print_fields(_sweep_fields(client, sweep))
-    else:
-        trials = f"{len(sweep.trials)} trials of {sweep.trials[0].steps:,} steps"
-        name = client.names.short(sweep.name)
-        print(f"{name} is {sweep_state_word(sweep.state)}: {trials}", flush=True)
+def _standing(client: Client, sweep: TuningSweep) -> str:
+    return f"{client.names.short(sweep.name)} is {sweep_state_word(sweep.state)}"
+
+
+def _made_text(client: Client, sweep: TuningSweep) -> str:
+    trials = f"{len(sweep.trials)} trials of {sweep.trials[0].steps:,} steps"
+    return f"{_standing(client, sweep)}: {trials}"
 
 
 def _sweep_fields(client: Client, sweep: TuningSweep) -> dict[str, str]:
@@ -175,6 +169,7 @@ def _sweep_fields(client: Client, sweep: TuningSweep) -> dict[str, str]:
         "continued from": short(job.start_version),
         "method": "" if kind is None else tuning.settings_text(kind, getattr(job, kind)),
         "training": tuning.settings_text("", job.training),
+        **queue_options.queue_fields(job),
         "created": when(sweep.create_time),
         "ended": when(sweep.end_time),
         "etag": sweep.etag,

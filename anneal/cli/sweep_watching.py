@@ -13,7 +13,7 @@ from rich.text import Text
 from anneal.cli.printing import Format, is_terminal, print_json_line
 from anneal.cli.watching import state_word
 from anneal.client import Client
-from anneal.jobs import FINAL_STATES
+from anneal.job_watching import FINAL_STATES
 from anneal.names import last_part
 from anneal.sweeps import winning_trial
 from anneal.trainer.v1.tuning_sweep_pb2 import Trial, TuningSweep

@@ -9,8 +9,9 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
-from anneal.cli.printing import Format, duration, is_terminal, print_json_line, size
+from anneal.cli.printing import Format, duration, is_terminal, one_line, print_json_line, size
 from anneal.client import Client
+from anneal.enums import word_of
 from anneal.names import last_part
 from anneal.trainer.v1.tuning_job_pb2 import (
     Checkpoint,
@@ -28,8 +29,23 @@ WAITING = {
     TuningJob.STATE_QUEUED: "waiting for a node  ",
     TuningJob.STATE_RUNNING: "getting ready  ",
     TuningJob.STATE_CANCELLING: "stopping  ",
+    TuningJob.STATE_PAUSING: "pausing  ",
+    TuningJob.STATE_PAUSED: "paused, until it is resumed  ",
 }
 """What the bar says between a change of state and the next step."""
+
+MEANINGS = {
+    TuningJob.STATE_PAUSING: "stops after its step, with a checkpoint",
+    TuningJob.STATE_PAUSED: "waits until it is resumed",
+}
+"""What a line adds to a state's name and to what caused it."""
+
+LEAVING = {
+    TuningJob.STATE_PAUSING: "the job pauses; have it go on with: anneal job resume {name}",
+    TuningJob.STATE_PAUSED: "the job is paused; have it go on with: anneal job resume {name}",
+}
+GOES_ON = "the job goes on; see it again with: anneal job watch {name}"
+"""What Ctrl-C answers, by the job's state."""
 
 STEP_LINE_EVERY_S = 1.0
 """In plain lines, steps that are closer together than this are left out."""
@@ -47,18 +63,20 @@ class View(Protocol):
 
 
 def watch_job(client: Client, job: str, after_sequence: int, output: Format) -> TuningJob:
-    """Shows a job's events until it has ended, and returns it.
+    """Shows a job's events until it has ended, and returns it; one that is paused has not.
 
     Ctrl-C says how to go on and is passed on.
     """
     name = last_part(job)
+    state = TuningJob.STATE_UNSPECIFIED
     try:
         with _view(name, output) as view:
             for event in client.jobs.watch(job, after_sequence=after_sequence):
                 view.show(event)
+                state = event.state_change.to or state
     except KeyboardInterrupt:
         if output is Format.TEXT:
-            print(f"\nthe job goes on; see it again with: anneal job watch {name}")
+            print("\n" + LEAVING.get(state, GOES_ON).format(name=name))
         raise
     ended = client.jobs.get(job)
     if output is Format.TEXT:
@@ -165,9 +183,7 @@ def lines_of(event: TuningJobEvent) -> Iterator[str]:
     """Yields an event in words."""
     match event.WhichOneof("event"):
         case "state_change":
-            change = event.state_change
-            cause = f": {change.cause}" if change.cause else ""
-            yield f"{state_word(change.to)}{_of_attempt(event)}{cause}"
+            yield _state_change(event)
         case "started":
             yield _started(event.started)
         case "step":
@@ -180,6 +196,8 @@ def lines_of(event: TuningJobEvent) -> Iterator[str]:
             yield from _samples(event.samples)
         case "resumed":
             yield _resumed(event.resumed)
+        case "relieved":
+            yield f"warning: step {event.relieved.step}: {event.relieved.message}"
         case "log":
             yield _log(event.log)
         case _:  # an event of a newer service
@@ -188,7 +206,14 @@ def lines_of(event: TuningJobEvent) -> Iterator[str]:
 
 def state_word(state: TuningJob.State.ValueType) -> str:
     """Returns `RUNNING` for STATE_RUNNING, and so on."""
-    return TuningJob.State.Name(state).removeprefix("STATE_")
+    return word_of(TuningJob.State.DESCRIPTOR, state)
+
+
+def _state_change(event: TuningJobEvent) -> str:
+    change = event.state_change
+    words = [words for words in (change.cause, MEANINGS.get(change.to)) if words]
+    told = f": {'; '.join(words)}" if words else ""
+    return f"{state_word(change.to)}{_of_attempt(event)}{told}"
 
 
 def _of_attempt(event: TuningJobEvent) -> str:
@@ -226,15 +251,9 @@ def _checkpoint(checkpoint: Checkpoint) -> str:
 def _samples(samples: Samples) -> Iterator[str]:
     yield f"answers to held-out prompts after step {samples.step}:"
     for sample in samples.samples:
-        yield f"  prompt  {_one_line(sample.prompt)[-SAMPLE_CHARACTERS:]}"
-        yield f"  wanted  {_one_line(sample.expected)[:SAMPLE_CHARACTERS]}"
-        yield f"  said    {_one_line(sample.output)[:SAMPLE_CHARACTERS]}"
-
-
-def _one_line(text: str) -> str:
-    """Returns a model's words without line breaks, nor anything that a terminal would obey."""
-    printable = (char if char.isprintable() else " " for char in text)
-    return " ".join("".join(printable).split())
+        yield f"  prompt  {one_line(sample.prompt)[-SAMPLE_CHARACTERS:]}"
+        yield f"  wanted  {one_line(sample.expected)[:SAMPLE_CHARACTERS]}"
+        yield f"  said    {one_line(sample.output)[:SAMPLE_CHARACTERS]}"
 
 
 def _resumed(resumed: TrainingResumed) -> str:

@@ -13,22 +13,25 @@ from anneal.client import Client
 from anneal.dataset.v1.dataset_service_pb2_grpc import add_DatasetServiceServicer_to_server
 from anneal.inference.v1.inference_service_pb2_grpc import add_InferenceServiceServicer_to_server
 from anneal.registry.v1.registry_service_pb2_grpc import add_RegistryServiceServicer_to_server
+from anneal.trainer.v1.node_service_pb2_grpc import add_NodeServiceServicer_to_server
+from anneal.trainer.v1.queue_service_pb2_grpc import add_QueueServiceServicer_to_server
 from anneal.trainer.v1.tuning_job_pb2 import TuningJob
 from anneal.trainer.v1.tuning_job_service_pb2_grpc import add_TuningJobServiceServicer_to_server
 from anneal.trainer.v1.tuning_sweep_service_pb2_grpc import (
     add_TuningSweepServiceServicer_to_server,
 )
-from tests.contract.anneal.scripted import (
-    VERSION_ID,
-    ScriptedDatasets,
+from tests.contract.anneal.scripted import VERSION_ID, World, end_event, step_event
+from tests.contract.anneal.scripted_datasets import ScriptedDatasets
+from tests.contract.anneal.scripted_models import (
     ScriptedExperiments,
     ScriptedInference,
-    ScriptedJobs,
     ScriptedRegistry,
+)
+from tests.contract.anneal.scripted_trainer import (
+    ScriptedJobs,
+    ScriptedNodes,
+    ScriptedQueue,
     ScriptedSweeps,
-    World,
-    end_event,
-    step_event,
 )
 
 
@@ -52,6 +55,8 @@ def address(world: World) -> Generator[str]:
     add_DatasetServiceServicer_to_server(ScriptedDatasets(world), server)
     add_TuningJobServiceServicer_to_server(ScriptedJobs(world), server)
     add_TuningSweepServiceServicer_to_server(ScriptedSweeps(world), server)
+    add_NodeServiceServicer_to_server(ScriptedNodes(world), server)
+    add_QueueServiceServicer_to_server(ScriptedQueue(world), server)
     add_RegistryServiceServicer_to_server(ScriptedRegistry(world), server)
     add_InferenceServiceServicer_to_server(ScriptedInference(world), server)
     add_ABTestServiceServicer_to_server(ScriptedExperiments(world), server)

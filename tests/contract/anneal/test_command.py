@@ -11,7 +11,7 @@ import pytest
 
 from anneal.abtest.v1.experiment_pb2 import Pair
 from anneal.cli.root import NOUNS, run
-from anneal.common.v1.conversation_pb2 import ROLE_USER, ChatMessage
+from anneal.common.v1.conversation_pb2 import ROLE_ASSISTANT, ROLE_USER, ChatMessage
 from anneal.dataset.v1.dataset_pb2 import Dataset, Example
 from anneal.trainer.v1.tuning_job_pb2 import TuningJob
 from tests.contract.anneal.scripted import VERSION_ID, World, bad_request, chat_lines, status
@@ -65,6 +65,19 @@ def test_a_preview_shows_conversations_and_plain_texts(world: World, capsys: Cap
     world.examples = [Example(index=0, text="All parcels\nare blue.")]
     assert run(["dataset", "preview", "handbook"]) == 0
     assert out_of(capsys) == "#0\n  text: All parcels\nare blue.\n"
+
+
+def test_a_preview_tells_how_much_an_answer_is_learnt(world: World, capsys: Captured) -> None:
+    said: list[dict[str, Any]] = [
+        {"content": "a", "train": True},
+        {"content": "b", "train": False},
+        {"content": "c", "train": True, "weight": 0.25},
+    ]
+    answers = [ChatMessage(role=ROLE_ASSISTANT, **turn) for turn in said]
+    world.examples = [Example(index=0, messages=answers)]
+    assert run(["dataset", "preview", "support"]) == 0
+    shown = ["assistant: a", "assistant (not learnt): b", "assistant (weight 0.25): c"]
+    assert out_of(capsys).splitlines() == ["#0", *(f"  {line}" for line in shown)]
 
 
 def test_a_refused_push_shows_every_bad_line(tmp_path: Path, capsys: Captured) -> None:

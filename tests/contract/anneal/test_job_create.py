@@ -7,10 +7,12 @@ from anneal.trainer.v1.tuning_job_pb2 import (
     BACKEND_AXOLOTL,
     BACKEND_BUILTIN,
     BACKEND_UNSLOTH,
+    PRIORITY_URGENT,
     AdapterMethod,
     LoraMethod,
     PrefixMethod,
     QloraMethod,
+    Requirements,
     ResumeCertificate,
     TrainingParameters,
     TuningJob,
@@ -123,6 +125,43 @@ def test_a_job_is_trained_by_the_engine_or_by_the_backend_that_is_named(world: W
     assert created_by(world, "--method full").backend == BACKEND_BUILTIN
     assert created_by(world, "--backend axolotl").backend == BACKEND_AXOLOTL
     assert created_by(world, "--backend unsloth").backend == BACKEND_UNSLOTH
+
+
+def test_the_queue_is_told_what_was_asked_and_nothing_else(world: World) -> None:
+    job = created_by(world, "")
+    assert not job.priority
+    assert not job.HasField("requirements")
+    assert not job.HasField("deadline_time")
+    job = created_by(
+        world,
+        "--priority urgent --require gpu=h200 --require region=eu --devices 2 "
+        "--device-memory 80GB --deadline 2026-12-01T08:00Z",
+    )
+    assert job.priority == PRIORITY_URGENT
+    assert job.requirements == Requirements(
+        node_labels={"gpu": "h200", "region": "eu"},
+        device_count=2,
+        device_memory_bytes=80_000_000_000,
+    )
+    assert job.deadline_time.ToJsonString() == "2026-12-01T08:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--require h200", "'h200' is not key=value"),
+        ("--devices 99999999999", "out of range: 99999999999"),
+        ("--device-memory 80", "'80' is no size: say for example 80GB, or 80GiB"),
+        ("--deadline soon", "'soon' is no time: say for example 2h, or 2026-12-01T08:00Z"),
+        ("--priority highest", "'highest' is not one of"),
+    ],
+)
+def test_what_the_queue_could_not_read_is_refused(
+    world: World, capsys: Captured, options: str, words: str
+) -> None:
+    assert run(["job", "create", "--dataset", "d", "--base", "b", *options.split()]) == 2
+    assert words in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert not world.requests("CreateTuningJob")
 
 
 def test_a_job_goes_on_from_a_version_or_from_what_an_alias_stands_for(world: World) -> None:

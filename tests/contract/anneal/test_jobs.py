@@ -1,6 +1,8 @@
 """client.jobs: above all, that a watch loses nothing and repeats nothing."""
 
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from uuid import UUID
 
 import grpc
@@ -10,11 +12,13 @@ from anneal.client import Client
 from anneal.errors import DataLoss, DeadlineExceeded, NotFound, Unavailable
 from anneal.jobs import Method
 from anneal.trainer.v1.tuning_job_pb2 import (
+    PRIORITY_LOW,
     AdapterMethod,
     FullMethod,
     LoraMethod,
     PrefixMethod,
     QloraMethod,
+    Requirements,
     TrainingParameters,
     TuningJob,
     TuningJobEvent,
@@ -35,6 +39,16 @@ def breaks_after(count: int) -> object:
 
 def ends_after(count: int) -> object:
     return lambda events: iter(events[:count])
+
+
+def says_nothing_for(seconds: float) -> object:
+    """And ends then, as a service does that restarts."""
+
+    def behave(events: Events) -> Iterator[TuningJobEvent]:
+        time.sleep(seconds)
+        yield from events[:0]
+
+    return behave
 
 
 def repeats_one(events: Events) -> Iterator[TuningJobEvent]:
@@ -105,6 +119,19 @@ def test_a_watch_gives_up_when_nothing_comes_for_too_long(client: Client, world:
     assert seen == [1, 2]
 
 
+def test_a_watch_of_a_paused_job_outlasts_its_patience_and_a_restart_of_the_service(
+    client: Client, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anneal.job_watching.STEADY_S", 0.3)
+    world.watches = [says_nothing_for(0.35), says_nothing_for(0)]
+    world.job.state = TuningJob.STATE_PAUSED
+    seen: list[int] = []
+    for event in client.jobs.watch("job-1", patience_s=0.2):
+        seen.append(event.sequence)
+        world.job.state = TuningJob.STATE_SUCCEEDED
+    assert seen == ALL
+
+
 def test_a_refused_watch_is_not_tried_again(client: Client, world: World) -> None:
     world.refuse["WatchTuningJob"] = lambda: status(grpc.StatusCode.NOT_FOUND, "NOT", "no job")
     with pytest.raises(NotFound):
@@ -135,6 +162,9 @@ def test_a_job_is_created_from_short_names(client: Client, world: World) -> None
         model="helper",
         seed=7,
         labels={"team": "support"},
+        priority=PRIORITY_LOW,
+        requirements=Requirements(device_count=2),
+        deadline_time=datetime(2026, 12, 1, 8, tzinfo=UTC),
         job_id="my-job",
     )
     (request,) = world.requests("CreateTuningJob")
@@ -146,6 +176,8 @@ def test_a_job_is_created_from_short_names(client: Client, world: World) -> None
     assert job.model == "projects/default/models/helper"
     assert (job.lora.rank, job.training.max_steps, job.seed) == (4, 9, 7)
     assert not job.training.HasField("batch_size")
+    assert (job.priority, job.requirements.device_count) == (PRIORITY_LOW, 2)
+    assert job.deadline_time.ToJsonString() == "2026-12-01T08:00:00Z"
 
 
 def test_a_method_is_chosen_even_without_its_settings(client: Client, world: World) -> None:

@@ -13,7 +13,13 @@ from anneal.cli.root import run
 from anneal.cli.sweep_watching import LiveTable
 from anneal.client import Client
 from anneal.errors import DeadlineExceeded
-from anneal.trainer.v1.tuning_job_pb2 import LoraMethod, TrainingParameters, TuningJob
+from anneal.trainer.v1.tuning_job_pb2 import (
+    PRIORITY_HIGH,
+    PRIORITY_LOW,
+    LoraMethod,
+    TrainingParameters,
+    TuningJob,
+)
 from anneal.trainer.v1.tuning_sweep_pb2 import Trial, TuningSweep
 from services.common.testing.free_port import free_port
 from tests.contract.anneal.scripted import VERSION_ID, World, status
@@ -143,7 +149,10 @@ class TestCommand:
     def test_options_of_the_job_and_of_the_search_arrive(
         self, world: World, capsys: Captured
     ) -> None:
-        options = "--rank 4 --seed 3 --try-learning-rate 0.1 --try-learning-rate 0.2 --try-rank 4"
+        options = (
+            "--rank 4 --seed 3 --try-learning-rate 0.1 --try-learning-rate 0.2 --try-rank 4 "
+            "--priority low --require gpu=h200"
+        )
         assert run([*CREATE, *options.split(), "--reduction", "4", "--name", "mine"]) == 0
 
         (request,) = world.requests("SweepTuningJob")
@@ -151,6 +160,8 @@ class TestCommand:
         assert request.tuning_sweep_id == "mine"
         assert (asked.tuning_job.lora.rank, asked.tuning_job.seed) == (4, 3)
         assert asked.tuning_job.training.max_steps == 90
+        assert asked.tuning_job.priority == PRIORITY_LOW
+        assert asked.tuning_job.requirements.node_labels == {"gpu": "h200"}
         assert (list(asked.learning_rates), list(asked.ranks)) == ([0.1, 0.2], [4])
         assert (asked.reduction, asked.first_rung_steps) == (4, 0)
         assert capsys.readouterr().out == "sweep-1 is RUNNING: 2 trials of 10 steps\n"
@@ -186,6 +197,7 @@ class TestCommand:
 
     def test_a_sweep_is_listed_shown_and_cancelled(self, world: World, capsys: Captured) -> None:
         world.sweeps = story()[-1:]
+        world.sweeps[0].tuning_job.priority = PRIORITY_HIGH
         assert run(["sweep", "list"]) == 0
         cells = capsys.readouterr().out.split("\t")
         assert cells[:4] == [
@@ -198,6 +210,7 @@ class TestCommand:
         shown = capsys.readouterr().out
         assert "rung 2  c  learning rate 0.1, rank 8: SUCCEEDED, held-out loss 1.2500" in shown
         assert f"support/{VERSION_ID}" in shown
+        assert ["priority", "high"] in [line.split() for line in shown.splitlines()]
         assert run(["sweep", "cancel", "sweep-1"]) == 0
         assert capsys.readouterr().out == "sweep-1 is CANCELLED\n"
         assert run(["sweep", "show", "nope"]) == 3

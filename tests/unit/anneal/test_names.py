@@ -68,6 +68,11 @@ def test_short_names_lead_back(member: str, alias: str) -> None:
         assert NAMES.answering_model(NAMES.short(full)) == full
 
 
+def test_a_node_is_of_no_project() -> None:
+    assert NAMES.node("node-a") == NAMES.node("nodes/node-a") == "nodes/node-a"
+    assert NAMES.short("nodes/node-a") == "node-a"
+
+
 def test_names_of_another_project_are_not_shortened() -> None:
     assert NAMES.short("projects/other/datasets/d") == "projects/other/datasets/d"
     assert Names("other").short("projects/other/datasets/d") == "d"

@@ -20,6 +20,7 @@ from anneal.trainer.v1.tuning_job_pb2 import (
     Sample,
     Samples,
     StateChange,
+    TrainingRelieved,
     TrainingResumed,
     TrainingStarted,
     TrainingStep,
@@ -60,6 +61,17 @@ def step(number: int, at_s: float) -> TuningJobEvent:
             "QUEUED (attempt 2): the engine was killed",
         ),
         (
+            TuningJobEvent(state_change=StateChange(to=TuningJob.STATE_PAUSING)),
+            "PAUSING: stops after its step, with a checkpoint",
+        ),
+        (
+            TuningJobEvent(
+                attempt=2,
+                state_change=StateChange(to=TuningJob.STATE_PAUSED, cause="the engine failed"),
+            ),
+            "PAUSED (attempt 2): the engine failed; waits until it is resumed",
+        ),
+        (
             TuningJobEvent(
                 started=TrainingStarted(
                     start_step=50,
@@ -93,6 +105,12 @@ def step(number: int, at_s: float) -> TuningJobEvent:
             "(sha256 0123456789ab…)",
         ),
         (
+            TuningJobEvent(
+                relieved=TrainingRelieved(step=3, message="memory ran out: from here on at most 9")
+            ),
+            "warning: step 3: memory ran out: from here on at most 9",
+        ),
+        (
             TuningJobEvent(log=LogLine(level=LogLine.LEVEL_WARNING, message="hot")),
             "warning: hot",
         ),
@@ -122,6 +140,12 @@ def test_an_event_of_a_newer_service_is_passed_over() -> None:
     assert list(lines_of(TuningJobEvent())) == []
 
 
+def test_a_state_of_a_newer_service_is_its_number() -> None:
+    change = StateChange()
+    change.ParseFromString(bytes([2 << 3, 99]))
+    assert list(lines_of(TuningJobEvent(state_change=change))) == ["99"]
+
+
 def test_steps_in_a_pipe_are_one_a_second_and_the_last(capsys: pytest.CaptureFixture[str]) -> None:
     view = PlainLines()
     for number in range(1, 8):
@@ -142,6 +166,13 @@ def test_the_bar_shows_the_figures() -> None:
     assert "held-out loss 1.7500 after step 10" in shown
     assert "10/200  ETA 1:15" in shown
     assert "loss 2.5000  best 2.2500  1,234 tokens/s  held-out 1.7500" in shown
+
+
+def test_the_bar_says_that_a_paused_job_waits() -> None:
+    screen = io.StringIO()
+    with LiveBar("job-1", Console(file=screen, force_terminal=True, width=80)) as bar:
+        bar.show(TuningJobEvent(state_change=StateChange(to=TuningJob.STATE_PAUSED)))
+    assert "paused, until it is resumed" in screen.getvalue()
 
 
 def test_sizes_and_durations() -> None:
