@@ -85,6 +85,12 @@ class Bus(Protocol):
         may hold the wildcards `*` (one token) and a final `>` (all that follow)."""
         ...
 
+    async def show_lag(self, name: str, count: int) -> None:
+        """Makes `count` the lag of a durable consumer `name` on a stream of the same name, from
+        which nobody takes anything: autoscalers know how to read that. Raises BusUnavailable, and
+        then shows something in between."""
+        ...
+
     async def ping(self) -> None:
         """Raises BusUnavailable unless the stream answers."""
         ...

@@ -54,6 +54,7 @@ class MemoryBus:
         self._message_ids: set[str] = set()
         self._durables: dict[str, _Progress] = {}
         self._listeners: list[tuple[str, asyncio.Queue[bytes]]] = []
+        self.lags: dict[str, int] = {}
         self.changed = asyncio.Event()
 
     async def publish(self, subject: str, payload: bytes, message_id: str) -> None:
@@ -89,6 +90,9 @@ class MemoryBus:
             yield _payloads(listener[1])
         finally:
             self._listeners.remove(listener)
+
+    async def show_lag(self, name: str, count: int) -> None:
+        self.lags[name] = count
 
     async def ping(self) -> None:
         """It is always there."""

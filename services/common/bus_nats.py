@@ -10,6 +10,7 @@ from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
 
 import nats.errors
 import nats.js.errors
@@ -17,7 +18,7 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.api import ConsumerConfig, Header, StreamConfig
+from nats.js.api import ConsumerConfig, Header, StorageType, StreamConfig, StreamState
 
 from services.common.bus import (
     MAX_PAYLOAD_BYTES,
@@ -75,7 +76,7 @@ class NatsBus:
     def __init__(
         self, url: str, *, name: str, stream: str, subjects: Sequence[str], replicas: int
     ) -> None:
-        self._url = url
+        self._urls = [one.strip() for one in url.split(",")]
         self._name = name
         self._stream = StreamConfig(
             name=stream,
@@ -101,7 +102,10 @@ class NatsBus:
     ) -> Self:
         """A bus that is connected, or that goes on trying in the background if the server does
         not answer within `wait_s`: a service starts without it and says that it is not ready.
-        `name` is what the server's operator sees. The stream is made if it is missing."""
+        `url` may be several with commas between them: servers of one cluster, of which any will
+        do, with one login (`nats://user:password@host:port`). `name` is what their operator sees.
+        The stream is made if it is missing, on `replicas` servers; one that is there stays as it
+        is."""
         bus = cls(url, name=name, stream=stream, subjects=subjects, replicas=replicas)
         done, _ = await asyncio.wait([bus._opening], timeout=wait_s)
         for opening in done:
@@ -153,6 +157,20 @@ class NatsBus:
             with suppress(nats.errors.Error):
                 await subscription.unsubscribe()
 
+    async def show_lag(self, name: str, count: int) -> None:
+        with _translated():
+            jetstream = self._jetstream()
+            try:
+                state = (await _answered(jetstream.stream_info(name))).state
+            except nats.js.errors.NotFoundError:
+                state = await _answered(self._make_lag(jetstream, name))
+            if state.messages > count:
+                await _answered(jetstream.purge_stream(name, keep=count))
+            for sequence in range(state.last_seq, state.last_seq + count - state.messages):
+                # Of two who count at once, one is refused here.
+                expected = {Header.EXPECTED_LAST_SEQUENCE.value: str(sequence)}
+                await _answered(jetstream.publish(_lag_subject(name), b"", headers=expected))
+
     async def ping(self) -> None:
         with _translated():
             await self._jetstream().stream_info(str(self._stream.name))
@@ -176,9 +194,12 @@ class NatsBus:
 
     async def _open(self) -> None:
         self._client = Client()
+        login = urlsplit(self._urls[0])
         await self._client.connect(
-            self._url,
+            self._urls,
             name=self._name,
+            user=login.username,  # also for servers of the cluster that the first one tells of
+            password=login.password,
             error_cb=self._on_error,
             disconnected_cb=self._on_disconnected,
             reconnected_cb=self._on_reconnected,
@@ -194,10 +215,27 @@ class NatsBus:
                     await self._jetstream().add_stream(self._stream)
                 return
             except BusUnavailable as fault:
-                if _err_code(fault.__cause__) == _STREAM_DIFFERS:  # the operator knows better
-                    _log.warning("bus.stream_differs", stream=self._stream.name)
-                    return
+                refusal = fault.__cause__
+                if isinstance(refusal, nats.js.errors.APIError):
+                    if refusal.err_code == _STREAM_DIFFERS:  # the operator knows better
+                        _log.warning("bus.stream_differs", stream=self._stream.name)
+                        return
+                    reason = refusal.description
+                    _log.error("bus.stream_refused", stream=self._stream.name, reason=reason)
                 await asyncio.sleep(delay_s)
+
+    async def _make_lag(self, jetstream: JetStreamContext, name: str) -> StreamState:
+        """In memory: whoever shows a lag counts again after an outage."""
+        made = await jetstream.add_stream(
+            StreamConfig(
+                name=name,
+                subjects=[_lag_subject(name)],
+                storage=StorageType.MEMORY,
+                num_replicas=self._stream.num_replicas,
+            )
+        )
+        await jetstream.add_consumer(name, ConsumerConfig(durable_name=name))
+        return made.state
 
     async def _deliveries(self, config: ConsumerConfig) -> AsyncGenerator[Delivery]:
         delays = retry_delays()
@@ -258,6 +296,10 @@ def _translated() -> Generator[None]:
         raise BusUnavailable from error
 
 
+def _lag_subject(name: str) -> str:
+    return f"lag.{name}"
+
+
 async def _answered(call: Coroutine[Any, Any, T]) -> T:
     """What nats-py answers, in a task of its own: where it waits to flush, it swallows the
     cancellation of its caller, which would then never end."""
@@ -299,7 +341,3 @@ def _message(raw: Msg) -> Message:
         message_id=headers.get(Header.MSG_ID.value, ""),
         deliveries=raw.metadata.num_delivered or 1,
     )
-
-
-def _err_code(error: BaseException | None) -> int | None:
-    return error.err_code if isinstance(error, nats.js.errors.APIError) else None

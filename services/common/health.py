@@ -131,7 +131,8 @@ class Watchdog:
                 await self._probes[name]()
         except Exception as error:  # whatever it is, the dependency did not answer
             self._failures[name] += 1
-            log.warning("health.probe_failed", probe=name, error=repr(error))
+            reason = _first_line(error.__cause__)
+            log.warning("health.probe_failed", probe=name, error=repr(error), reason=reason)
         else:
             self._failures[name] = 0
 
@@ -146,3 +147,8 @@ class Watchdog:
             if not self._announced:
                 self._announced = True
                 self._announce()
+
+
+def _first_line(cause: BaseException | None) -> str:
+    """What a driver says, of which the rest may be pages; "" without a cause."""
+    return str(cause).partition("\n")[0] if cause else ""

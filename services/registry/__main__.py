@@ -33,7 +33,7 @@ async def run() -> None:
     blobs = ObstoreBlobs.open(config.blobs_url)
     await upgrade(config.database_url, MIGRATIONS)
     store = Store(open_engine(config.database_url), tables_of)
-    bus = await NatsBus.connect(config.nats_url, name="registry")
+    bus = await NatsBus.connect(config.nats_url, name="registry", replicas=config.nats_replicas)
     clock = SystemClock()
     base_models = BaseModels(allowed, BlobIntake(blobs, store))
     jobs = SucceededJobs(Registrar(blobs, clock, new_uid))

@@ -16,6 +16,7 @@ from services.common.bus import (
     matches,
     retry_delays,
 )
+from services.common.bus_memory import MemoryBus
 from services.common.bus_nats import NatsBus
 from services.common.testing.nats import NatsServer
 
@@ -167,6 +168,39 @@ async def test_what_cannot_be_published_is_the_callers_mistake(bus: Bus):
         await bus.publish("anneal.*", b"", "wildcard")
     with pytest.raises(ValueError):
         await bus.publish("anneal.a", b"x" * (MAX_PAYLOAD_BYTES + 1), "large")
+
+
+async def test_a_lag_is_shown_as_counted(bus: Bus):
+    for count in (3, 3, 5, 1, 0, 2):
+        await bus.show_lag("LAG", count)
+        await until_lag_is(bus, count)
+
+
+async def until_lag_is(bus: Bus, count: int) -> None:
+    """Of a cluster, a consumer hears of its stream a moment later."""
+    async with asyncio.timeout(5):
+        while await lag_of(bus) != count:
+            await asyncio.sleep(0.02)
+
+
+async def lag_of(bus: Bus) -> int:
+    """What an autoscaler reads: KEDA adds what is not acknowledged to what is pending."""
+    if isinstance(bus, MemoryBus):
+        return bus.lags["LAG"]
+    assert isinstance(bus, NatsBus)
+    info = await bus._jetstream().consumer_info("LAG", "LAG")
+    return (info.num_pending or 0) + (info.num_ack_pending or 0)
+
+
+async def test_two_who_show_a_lag_at_once_do_not_add_up(nats_url: str):
+    buses = [await NatsBus.connect(nats_url, name="test") for _ in range(2)]
+    await buses[0].show_lag("LAG", 1)
+    await asyncio.gather(*(bus.show_lag("LAG", 40) for bus in buses), return_exceptions=True)
+    assert await lag_of(buses[0]) <= 41
+    await buses[0].show_lag("LAG", 40)
+    await until_lag_is(buses[0], 40)
+    for bus in buses:
+        await bus.close()
 
 
 async def test_ping_answers(bus: Bus):

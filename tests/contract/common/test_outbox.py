@@ -140,6 +140,19 @@ async def test_published_events_are_deleted_after_their_retention(store: Store[T
         await eventually(gone)
 
 
+async def test_what_was_published_is_published_again_to_a_bus_that_lost_it(store: Store[Tables]):
+    """As docs/operations.md has an operator do after a restore."""
+    for number in range(3):
+        await decide(store, number)
+    async with in_background(Relay(store, bus := MemoryBus()).run()):
+        await received(bus, 3)
+    async with store.engine.begin() as connection:
+        await connection.exec_driver_sql("UPDATE outbox SET published_at = NULL")
+
+    async with in_background(Relay(store, emptied := MemoryBus()).run()):
+        assert [message.payload for message in await received(emptied, 3)] == [b"0", b"1", b"2"]
+
+
 async def test_nothing_is_lost_or_doubled_when_the_server_is_killed(
     store: Store[Tables], nats: NatsServer
 ):

@@ -8,6 +8,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from anneal.health import main
 from services.common.server import ServerSettings, running
 
 
@@ -139,3 +140,35 @@ async def test_a_watcher_sees_every_change_and_does_not_hold_up_the_stop(
         health_pb2.HealthCheckResponse.NOT_SERVING,
     )
     assert seen == [serving, not_serving, serving, not_serving]
+
+
+async def test_the_log_says_why_a_dependency_does_not_answer(echo: Any, events: Any) -> None:
+    async def ping() -> None:
+        raise ConnectionError("it does not answer") from ValueError("no such bucket\nand more")
+
+    service = echo.echo_service(echo.Echo())
+    async with running(settings(), [service], {"blobs": ping}, wait_serving=False):
+        await asyncio.sleep(0.1)
+    failed = [event for event in events() if event["event"] == "health.probe_failed"]
+    assert {event["reason"] for event in failed} == {"no such bucket"}
+
+
+async def test_a_container_asks_by_a_command(echo: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    service = echo.echo_service(echo.Echo())
+    async with running(settings(), [service], {}) as address:
+        assert await asyncio.to_thread(main, [address]) == 0
+    assert await asyncio.to_thread(main, [address]) == 1
+    assert capsys.readouterr().err == f"{address}: does not serve\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["localhost:1", "localhost:2"]])
+def test_the_command_wants_one_address(arguments: list[str]) -> None:
+    assert main(arguments) == 2
+
+
+def test_the_command_says_which_file_it_can_not_read(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ANNEAL_TLS_CA", "/nowhere/ca.pem")
+    assert main(["localhost:1"]) == 1
+    assert "/nowhere/ca.pem" in capsys.readouterr().err
