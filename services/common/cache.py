@@ -17,6 +17,8 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 _LOCKS = "locks"
+_OTHERS = (".locks", "CACHEDIR.TAG")
+"""What the hub's library keeps beside its entries."""
 _ABANDONED_S = 24 * 3600.0
 
 log: FilteringBoundLogger = structlog.get_logger(__name__)
@@ -79,7 +81,8 @@ class Cache:
         """`hidden` are those that are being fetched or removed."""
         folders = [one for one in self.directory.iterdir() if one.is_dir() and one.name != _LOCKS]
         inside = [entry for folder in folders for entry in folder.iterdir()]
-        return [entry for entry in inside if entry.name.startswith(".") == hidden]
+        named = [entry for entry in inside if entry.name not in _OTHERS]
+        return [entry for entry in named if entry.name.startswith(".") == hidden]
 
     def _remove_leftovers(self) -> None:
         """Of processes that died while they fetched or removed something."""
@@ -92,7 +95,8 @@ class Cache:
         descriptor = _opened(self._lock(entry))
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _remove(entry)
+            with suppress(FileNotFoundError):  # somebody else made room at the same time
+                _remove(entry)
         except BlockingIOError:
             return False
         finally:
@@ -127,5 +131,16 @@ def _remove(entry: Path) -> None:
 
 def _size_bytes(entry: Path) -> int:
     """Of what it holds itself: a hub's snapshots are links to files beside them."""
-    files = entry.rglob("*") if entry.is_dir() else (entry,)
-    return sum(one.lstat().st_size for one in files if not one.is_dir())
+    total_bytes = 0
+    for directory, _, names in os.walk(entry):
+        for name in names:
+            total_bytes += _file_bytes(Path(directory, name))
+    return total_bytes or _file_bytes(entry)
+
+
+def _file_bytes(path: Path) -> int:
+    """0 of one that is being removed or renamed."""
+    try:
+        return path.lstat().st_size
+    except FileNotFoundError:
+        return 0

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.trainer.backends.blueprint import Blueprint
-from services.trainer.engine.examples import Example
+from services.trainer.engine.errors import InvalidData
+from services.trainer.engine.examples import Example, Examples
 from services.trainer.engine.job import Job
 from services.trainer.engine.preparation import Preparation
 
@@ -45,7 +46,9 @@ class Recipe:
 
 
 def write_recipe(job: Job, ready: Preparation, blueprint: Blueprint) -> Recipe:
-    """Writes the examples, in a directory of its own within the job's."""
+    """Writes the examples, in a directory of its own within the job's. Raises InvalidData if they
+    have weights."""
+    _check_weights(ready.examples)
     directory = job.work_dir / "tool"
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
@@ -70,6 +73,16 @@ def write_recipe(job: Job, ready: Preparation, blueprint: Blueprint) -> Recipe:
         stores_transposed=blueprint.stores_transposed,
         on_gpu=ready.device.type == "cuda",
     )
+
+
+def _check_weights(examples: Examples) -> None:
+    """Labels say whether a token counts, not how much."""
+    weighted = [e.row for e in (*examples.training, *examples.validation) if e.weights is not None]
+    if weighted:
+        raise InvalidData(
+            f"example {min(weighted)} has a message whose weight is neither 0 nor 1, which this "
+            "backend cannot heed; the backend builtin can"
+        )
 
 
 def _micro_batch(batch_size: int, longest: int, limit: int) -> int:

@@ -34,7 +34,8 @@ async def run() -> None:
     signals = Signals()
     store = Store(open_engine(config.database_url), trainer_tables(signals))
     blobs = ObstoreBlobs.open(config.blobs_url)
-    bus = await NatsBus.connect(config.nats_url, name="trainer-control")
+    name, replicas = "trainer-control", config.nats_replicas
+    bus = await NatsBus.connect(config.nats_url, name=name, replicas=replicas)
     key = config.api_key or None
     dataset = open_channel(config.dataset_address, tls=config.tls, api_key=key)
     registry = open_channel(config.registry_address, tls=config.tls, api_key=key)

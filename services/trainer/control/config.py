@@ -12,11 +12,13 @@ from services.trainer.control.domain.node_leases import LeasePolicy
 class ControlConfig:
     """`page_secret` is hex, the same for all replicas and starts. `api_key` and `tls_ca` are for
     calls to the dataset service and the registry. `blobs_url` is the nodes', where checkpoints are
-    removed that nobody needs any more."""
+    removed that nobody needs any more. `nats_url` may be several, of one cluster, with commas
+    between them; `nats_replicas`: how many of its servers keep the stream."""
 
     database_url: str
     blobs_url: str
     nats_url: str = "nats://127.0.0.1:4222"
+    nats_replicas: int = 1
     dataset_address: str = "127.0.0.1:7401"
     registry_address: str = "127.0.0.1:7403"
     page_secret: str = ""

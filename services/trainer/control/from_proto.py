@@ -40,6 +40,7 @@ from services.trainer.control.domain.queue.shares import Quota
 from services.trainer.control.domain.recommendation.recommendations import RecommendCall
 from services.trainer.control.domain.tuning_jobs import AttemptListing, Listing, NewJob, Retry
 
+_LONGEST_ETA_S = 10 * 365 * 86_400.0
 _TELEMETRY_SUBJECT = re.compile(r"anneal\.jobs\.([^.]+)\.([^.]+)\.events")
 
 
@@ -72,7 +73,9 @@ def retry(request: service_pb.RetryTuningJobRequest) -> Retry:
         job_id=request.tuning_job_id,
         request_id=request.request_id,
         fingerprint=fingerprint(request.SerializeToString(deterministic=True)),
-        deadline_time=_time(request.deadline_time) if request.HasField("deadline_time") else None,
+        deadline_time=_time(request.deadline_time, "deadline_time")
+        if request.HasField("deadline_time")
+        else None,
     )
 
 
@@ -215,7 +218,7 @@ def _stepped(step: job_pb.TrainingStep) -> Stepped:
         best_loss=step.best_loss,
         percent=step.progress_percent,
         tokens_per_second=step.tokens_per_second,
-        eta_s=step.eta.seconds + step.eta.nanos / 1e9,
+        eta_s=min(step.eta.seconds + step.eta.nanos / 1e9, _LONGEST_ETA_S),
     )
 
 
@@ -231,7 +234,7 @@ def _settings(job: job_pb.TuningJob) -> dict[str, object]:
     if job.HasField("requirements"):
         settings["requirements"] = _requirements(job.requirements)
     if job.HasField("deadline_time"):
-        settings["deadline_time"] = _time(job.deadline_time)
+        settings["deadline_time"] = _time(job.deadline_time, "tuning_job.deadline_time")
     if kind := job.WhichOneof("method"):
         settings["method"] = {"kind": kind, **_fields(getattr(job, kind))}
     if job.HasField("training"):
@@ -243,8 +246,12 @@ def _requirements(message: job_pb.Requirements) -> dict[str, object]:
     return _fields(message) | {"node_labels": dict(message.node_labels)}
 
 
-def _time(message: Timestamp) -> datetime:
-    return message.ToDatetime(UTC)
+def _time(message: Timestamp, field: str) -> datetime:
+    """Raises InvalidArgument."""
+    try:
+        return message.ToDatetime(UTC)
+    except (ValueError, OverflowError) as error:
+        raise InvalidArgument.of(field, "is no time between the years 1 and 9999") from error
 
 
 def _fields(message: Message) -> dict[str, object]:

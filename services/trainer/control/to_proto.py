@@ -16,7 +16,7 @@ from anneal.trainer.v1 import node_lease_service_pb2 as lease_pb
 from anneal.trainer.v1 import tuning_job_pb2 as job_pb
 from services.common.errors import DOMAIN
 from services.trainer.control.domain.attempts import Told
-from services.trainer.control.domain.checkpoints import MAX_TOLD, Checkpoint
+from services.trainer.control.domain.checkpoints import Checkpoint, told_of
 from services.trainer.control.domain.endings import Cause, Failure, Result
 from services.trainer.control.domain.job import (
     BaseModelSource,
@@ -106,7 +106,7 @@ def state(state: State) -> job_pb.TuningJob.State.ValueType:
 
 
 def lease(claimed: Lease, length: timedelta) -> lease_pb.Lease:
-    job, newest_first = claimed.job, reversed(claimed.checkpoints[-MAX_TOLD:])
+    job, newest_first = claimed.job, reversed(told_of(claimed.checkpoints))
     return lease_pb.Lease(
         job=tuning_job(job),
         duration=_duration(length),

@@ -18,6 +18,7 @@ from services.common.outbox import Relay
 from services.common.paging import PageTokens
 from services.common.server import Background, Service
 from services.common.store import Store
+from services.trainer.control.adapters.demand import Demand
 from services.trainer.control.adapters.hints import WorkHints
 from services.trainer.control.adapters.sql import TrainerTables
 from services.trainer.control.adapters.telemetry import TelemetryConsumer
@@ -28,6 +29,7 @@ from services.trainer.control.domain.estimation.estimates import Estimates
 from services.trainer.control.domain.fleet import Fleet
 from services.trainer.control.domain.lookups import Lookups
 from services.trainer.control.domain.node_leases import LeasePolicy, NodeLeases
+from services.trainer.control.domain.queue.latecomers import Latecomers
 from services.trainer.control.domain.queue.preemption import Preemption
 from services.trainer.control.domain.queue.quotas import Quotas
 from services.trainer.control.domain.recommendation.recommendations import Recommendations
@@ -111,10 +113,12 @@ def control(parts: Parts, policy: LeasePolicy, watch_poll_s: float) -> Control:
             leases.run_reaper,
             Deadlines(parts.store).run,
             Preemption(parts.store).run,
+            Latecomers(parts.store).run,
             Releases(parts.store, parts.blobs).run,
             lookups.run,
             watching.run,
             hints.send,
             hints.listen,
+            Demand(parts.store, parts.bus).show,
         ),
     )

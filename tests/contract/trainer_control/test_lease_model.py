@@ -3,8 +3,10 @@ test drives. Nodes die, come back late, repeat themselves, and the bus delivers 
 
 import asyncio
 import itertools
+import json
+import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -28,6 +30,7 @@ from services.common.store import Store, open_engine
 from services.common.tables import OutboxRow
 from services.trainer.checkpoint_owners import owner_of_all, owner_of_one
 from services.trainer.control.__main__ import MIGRATIONS
+from services.trainer.control.adapters.jobs import SqlJobs
 from services.trainer.control.adapters.sql import TrainerTables, trainer_tables
 from services.trainer.control.adapters.tables import (
     AttemptRow,
@@ -407,32 +410,113 @@ SETTINGS = settings(
     suppress_health_check=list(HealthCheck),
     print_blob=False,
 )
+LONG_SETTINGS = settings(SETTINGS, max_examples=2000, stateful_step_count=30)
+MUTANT_SETTINGS = settings(SETTINGS, max_examples=1000, phases=[Phase.generate])
 
 
-def test_no_history_breaks_the_lease(system: System) -> None:
-    machine = type("LeasesHere", (Leases,), {"system": system})
+class OneNode(Leases):
+    """With little else to happen than that its lease is over, and that it comes back."""
 
-    run_state_machine_as_test(machine, settings=SETTINGS)
+    cancel = deliver = None
 
+    @rule()
+    def claim(self) -> None:
+        Leases.claim(self, node="node-a", request_id="")
 
-def unfenced(job: TuningJob, attempt: int) -> None:
-    """Any attempt may write."""
-
-
-def fenced_by_state(job: TuningJob, attempt: int) -> None:
-    """Any attempt may write as long as somebody holds the lease."""
-    if job.state not in HELD:
-        raise StaleAttempt(job.name, attempt, job.attempt, job.state)
+    @rule()
+    def time_passes(self) -> None:
+        Leases.time_passes(self, seconds=LEASE_S)
 
 
+def machine_of(machine: type[Leases], system: System) -> type[Leases]:
+    return type("LeasesHere", (machine,), {"system": system})
+
+
+@pytest.mark.fault("R5")
+@pytest.mark.timeout(3600)
+def test_no_history_breaks_the_lease(system: System, request: pytest.FixtureRequest) -> None:
+    long = request.config.getoption("--faults", default="short") == "long"
+    chosen = LONG_SETTINGS if long else SETTINGS
+    began_s = time.monotonic()
+
+    run_state_machine_as_test(machine_of(Leases, system), settings=chosen)
+
+    figures = {
+        "database": system.store.engine.dialect.name,
+        "histories": chosen.max_examples,
+        "steps": chosen.stateful_step_count,
+        "seconds": round(time.monotonic() - began_s, 1),
+        "violations": 0,
+    }
+    request.node.user_properties.append(("figures", json.dumps({"fault": "R5", **figures})))
+
+
+def any_attempt_writes(patch: pytest.MonkeyPatch) -> None:
+    def unfenced(job: TuningJob, attempt: int) -> None: ...
+
+    patch.setattr(TuningJob, "require_attempt", unfenced)
+
+
+def any_attempt_writes_while_one_holds_the_lease(patch: pytest.MonkeyPatch) -> None:
+    def fenced_by_state(job: TuningJob, attempt: int) -> None:
+        if job.state not in HELD:
+            raise StaleAttempt(job.name, attempt, job.attempt, job.state)
+
+    patch.setattr(TuningJob, "require_attempt", fenced_by_state)
+
+
+def a_node_writes_what_it_likes_to_its_job(patch: pytest.MonkeyPatch) -> None:
+    """The classic mistake: a node's earlier attempt passes for its present one."""
+    claim, nodes = SqlJobs.claim, {}
+
+    async def claimed(jobs: SqlJobs, *arguments: Any, **named: Any) -> Any:
+        job = await claim(jobs, *arguments, **named)
+        if job is not None:
+            nodes[job.name, job.attempt] = job.node
+        return job
+
+    def fenced_by_node(job: TuningJob, attempt: int) -> None:
+        if job.state not in HELD or nodes[job.name, attempt] != job.node:
+            raise StaleAttempt(job.name, attempt, job.attempt, job.state)
+
+    patch.setattr(SqlJobs, "claim", claimed)
+    patch.setattr(TuningJob, "require_attempt", fenced_by_node)
+
+
+def a_claim_does_not_raise_the_attempt(patch: pytest.MonkeyPatch) -> None:
+    claim = SqlJobs.claim
+
+    async def claimed(jobs: SqlJobs, *arguments: Any, **named: Any) -> Any:
+        job = await claim(jobs, *arguments, **named)
+        if job is None or job.attempt == 1:
+            return job
+        before = replace(job, attempt=job.attempt - 1)
+        await jobs.replace(job, before)
+        return before
+
+    patch.setattr(SqlJobs, "claim", claimed)
+
+
+MUTANTS = [
+    any_attempt_writes,
+    any_attempt_writes_while_one_holds_the_lease,
+    a_node_writes_what_it_likes_to_its_job,
+    a_claim_does_not_raise_the_attempt,
+]
+
+
+@pytest.mark.fault("R5")
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("fence", [unfenced, fenced_by_state])
-def test_the_model_catches_a_broken_fence(
-    system: System, fence: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_the_model_catches_a_mutant(
+    system: System, mutant: Any, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    monkeypatch.setattr(TuningJob, "require_attempt", fence)
-    machine = type("LeasesHere", (Leases,), {"system": system})
+    mutant(monkeypatch)
+    began_s = time.monotonic()
 
-    found = settings(SETTINGS, max_examples=200, phases=[Phase.generate])
-    with pytest.raises((AssertionError, WrongState), match=r"stale|can not become"):
-        run_state_machine_as_test(machine, settings=found)
+    with pytest.raises((AssertionError, WrongState)) as caught:
+        run_state_machine_as_test(machine_of(OneNode, system), settings=MUTANT_SETTINGS)
+
+    seconds = round(time.monotonic() - began_s, 2)
+    figures = {"mutant": mutant.__name__, "caught_after_s": seconds, "by": str(caught.value)[:60]}
+    request.node.user_properties.append(("figures", json.dumps({"fault": "R5", **figures})))

@@ -89,6 +89,14 @@ async def test_a_paused_job_costs_no_attempt(world: World) -> None:
     assert (await world.fail(job, "PAUSED")).state == TuningJob.STATE_PAUSED
 
 
+async def test_a_node_that_knows_only_how_to_cancel_pauses_too(world: World) -> None:
+    await world.create(max_attempts=1)
+    job = await claimed(world)
+    await pause(world, job.name)
+
+    assert (await world.fail(job, "CANCELLED")).state == TuningJob.STATE_PAUSED
+
+
 async def test_an_engine_that_fails_while_it_is_to_pause_leaves_the_job_paused(
     world: World,
 ) -> None:
@@ -272,6 +280,24 @@ async def test_a_deadline_in_the_past_is_refused(world: World) -> None:
         await world.create(deadline_time=soon(-1))
 
     assert refused(refusal).reason_of == {"tuning_job.deadline_time": "DEADLINE_PASSED"}
+
+
+async def test_a_deadline_that_no_calendar_has_is_refused(world: World) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await world.create(deadline_time=Timestamp(seconds=10**15))
+
+    assert list(refused(refusal).reason_of) == ["tuning_job.deadline_time"]
+
+
+async def test_a_job_that_saved_nothing_but_its_beginning_fails_at_its_deadline(
+    world: World,
+) -> None:
+    await world.create(deadline_time=soon(0.6))
+    job = await claimed(world)
+    await world.heartbeat(job, step=0, checkpoint=Checkpoint(step=0, manifest_digest=ADAPTER))
+    await world.fail(job, "NODE_STOPPING")
+
+    assert (await reaching(world, job.name, TuningJob.STATE_FAILED)).error.message
 
 
 def soon(seconds: float) -> Timestamp:

@@ -6,6 +6,7 @@ from typing import Any
 import grpc.aio
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
+from sqlmodel import update
 
 from anneal.trainer.v1 import estimate_pb2, node_lease_service_pb2, tuning_job_pb2
 from anneal.trainer.v1 import node_service_pb2 as node_pb
@@ -15,8 +16,10 @@ from anneal.trainer.v1.node_service_pb2_grpc import NodeServiceStub
 from anneal.trainer.v1.queue_service_pb2_grpc import QueueServiceStub
 from anneal.trainer.v1.tuning_job_pb2 import Requirements, TuningJob
 from anneal.transport import open_channel
+from services.trainer.control.adapters.tables import JobRow
 from services.trainer.control.domain.names import DatasetVersionName
 from services.trainer.control.domain.ports import DatasetVersion
+from services.trainer.control.domain.queue.latecomers import Latecomers
 from tests.contract.trainer_control.world import DIGEST, World, refused
 
 URGENT = tuning_job_pb2.PRIORITY_URGENT
@@ -108,6 +111,41 @@ async def test_a_project_that_was_away_has_no_claim_to_the_time_it_missed(world:
     assert turns.count("late") == 2
 
 
+async def test_a_newcomer_has_no_claim_to_what_others_had_while_nothing_waited(
+    world: World,
+) -> None:
+    for _ in range(8):
+        await create_of(world, "busy")
+        await claimed(world)
+    for _ in range(4):
+        await create_of(world, "busy")
+        await create_of(world, "new")
+
+    turns = [(await claimed(world)).name.split("/")[1] for _ in range(4)]
+
+    assert turns.count("new") == 2
+
+
+async def test_claims_at_the_same_moment_serve_the_projects_in_turn(world: World) -> None:
+    for _ in range(4):
+        await create_of(world, "one")
+        await create_of(world, "two")
+
+    jobs = await asyncio.gather(*(claimed(world, f"node-{place}") for place in "abcd"))
+
+    assert [job.name.split("/")[1] for job in jobs].count("one") == 2
+
+
+async def test_a_job_in_no_line_stops_no_claim_and_is_lined_up(world: World) -> None:
+    created = await world.create("of-an-older-replica")
+    async with world.store.writing() as unit:
+        await unit.session.exec(update(JobRow).values(line=""))
+
+    assert await claim(world) is None
+    await Latecomers(world.store).line_up()
+    assert (await claimed(world)).name == created.name
+
+
 async def test_what_was_charged_in_advance_is_given_back(world: World) -> None:
     await create_of(world, "short")
     job = await claimed(world)
@@ -164,6 +202,7 @@ async def test_a_quota_is_set_by_its_mask_alone(world: World) -> None:
     ("fields", "path", "field"),
     [
         ({"weight": -1.0}, (), "quota.weight"),
+        ({"weight": 5e-324}, (), "quota.weight"),
         ({"max_running_jobs": -1}, (), "quota.max_running_jobs"),
         ({"max_device_hours_a_day": float("nan")}, (), "quota.max_device_hours_a_day"),
         ({}, ("used",), "update_mask"),

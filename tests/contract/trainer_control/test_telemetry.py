@@ -74,7 +74,7 @@ async def test_steps_move_the_progress(world: World) -> None:
     assert (progress.loss, progress.best_loss, progress.validation_loss) == (0.25, 0.25, 0.75)
 
 
-async def test_answers_and_resumptions_reach_watchers_and_move_no_figure(world: World) -> None:
+async def test_answers_resumptions_and_reliefs_reach_watchers_only(world: World) -> None:
     job = await claimed(world)
     samples = job_pb.Samples(
         step=4, samples=[job_pb.Sample(prompt="late?", expected="no", output="yes")]
@@ -82,10 +82,13 @@ async def test_answers_and_resumptions_reach_watchers_and_move_no_figure(world: 
     resumed = job_pb.TrainingResumed(step=4, checkpoint_digest="ab", exact=True)
     await world.tell(job, 1, samples=samples)
     await world.tell(job, 2, resumed=resumed)
+    relieved = job_pb.TrainingRelieved(step=5, micro_batch_tokens=20, message="memory ran out")
+    await world.tell(job, 3, relieved=relieved)
 
-    events = await world.heard(job.name, 4)
+    events = await world.heard(job.name, 5)
 
     assert (events[2].samples, events[3].resumed) == (samples, resumed)
+    assert events[4].relieved == relieved
     assert (await world.get(job.name)).progress.step == 0
 
 

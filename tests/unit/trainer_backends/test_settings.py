@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -13,7 +15,7 @@ from services.trainer.backends.blueprint import blueprint_of
 from services.trainer.backends.limits import check
 from services.trainer.backends.recipe import Recipe, write_recipe
 from services.trainer.backends.tools import Tool
-from services.trainer.engine.errors import InvalidJob
+from services.trainer.engine.errors import InvalidData, InvalidJob
 from services.trainer.engine.job import Job
 from services.trainer.engine.methods import Adapter, Full, Lora, Prefix, Qlora
 from services.trainer.engine.preparation import prepare
@@ -61,6 +63,23 @@ def test_the_rows_hold_the_tokens_and_labels_that_the_engine_learns_from(make_jo
             pairs = zip(row["input_ids"], row["labels"], strict=True)
             assert all(label in (token, -100) for token, label in pairs)
             assert row["attention_mask"] == [1] * len(row["input_ids"])
+
+
+@pytest.mark.parametrize("weight", [0.5, 2.0])
+def test_weights_that_labels_cannot_tell_are_refused(
+    make_job: MakeJob, tmp_path: Path, weight: float
+) -> None:
+    told = [
+        [
+            {"role": "user", "content": f"{number}?", "weight": 0.0},
+            {"role": "assistant", "content": "Yes.", "weight": given},
+        ]
+        for number, given in enumerate((1.0, weight, 1.0))
+    ]
+    path = tmp_path / "weights.parquet"
+    pq.write_table(pa.table({"messages": told}), path)
+    with pytest.raises(InvalidData, match="example 1 has a message whose weight is neither 0 nor"):
+        recipe_for(make_job(dataset_file=path))
 
 
 def test_nothing_held_out_is_no_file(make_job: MakeJob) -> None:

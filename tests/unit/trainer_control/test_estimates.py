@@ -354,6 +354,14 @@ async def test_what_a_model_can_not_learn_is_refused() -> None:
     assert fault.value.reason == "MODEL_LACKS_PACKING"
 
 
+async def test_what_a_backend_can_not_do_is_refused_whether_or_not_there_is_a_method() -> None:
+    job = {"training": {"batch_tokens": 512}, "backend": "UNSLOTH"}
+    for asked_for in (job, {**job, "method": {"kind": "lora"}}):
+        with pytest.raises(InvalidArgument) as fault:
+            await asked(Fleet(gpu()), call(asked_for))
+        assert fault.value.reason == "BACKEND_LACKS_SETTING"
+
+
 async def test_the_registrys_architecture_is_taken_if_none_is_given() -> None:
     name = "baseModels/tiny-base"
     known = known_base_models().models[name]

@@ -160,20 +160,6 @@ def test_settings_that_were_kept_are_read_as_they_were(kind: str) -> None:
     assert JobSettings.model_validate(settings.model_dump(mode="json")) == settings
 
 
-@pytest.mark.parametrize("backend", ["UNSLOTH", "AXOLOTL"])
-def test_other_backends_train_full_lora_and_qlora_only(backend: str) -> None:
-    for kind in ("full", "lora", "qlora"):
-        assert checked_settings({**with_method(kind), "backend": backend}).backend == backend
-    for kind in ("prefix", "adapter"):
-        (violation,) = violations({**with_method(kind), "backend": backend})
-        assert (violation.field, violation.reason) == (
-            "tuning_job.backend",
-            "BACKEND_LACKS_METHOD",
-        )
-        assert f"{backend.lower()} trains full, lora and qlora" in violation.description
-        assert violation.description.endswith(f"to train {kind}")
-
-
 def test_a_job_is_trained_by_anneal_itself_unless_it_says_otherwise() -> None:
     assert checked_settings(with_method("prefix")).backend == "BUILTIN"
 

@@ -31,7 +31,7 @@ class Nodes:
         self._offer = Offer(
             "node-a",
             gpu(memory_gib),
-            frozenset({Backend.BUILTIN}),
+            frozenset(Backend),
             datetime(2026, 1, 1, tzinfo=UTC),
         )
 
@@ -45,7 +45,12 @@ def need_gib(rank: int) -> float:
 
 
 async def sweep(
-    memory_gib: float, *, rank: int = 8, training: dict[str, Any] | None = None, **search: Any
+    memory_gib: float,
+    *,
+    rank: int = 8,
+    training: dict[str, Any] | None = None,
+    backend: Backend = Backend.BUILTIN,
+    **search: Any,
 ) -> SweepSpec:
     specification = Specification(
         known_datasets(), known_base_models(), known_model_versions(), Nodes(memory_gib)
@@ -54,7 +59,11 @@ async def sweep(
         "baseModels/llama",
         "projects/default/datasets/support/versions/latest",
         "",
-        {"method": {"kind": "lora", "rank": rank}, "training": training or TRAINING},
+        {
+            "method": {"kind": "lora", "rank": rank},
+            "training": training or TRAINING,
+            "backend": backend,
+        },
     )
     return await specified(specification, "default", SweepDraft(draft, **search), Findings())
 
@@ -90,3 +99,12 @@ async def test_a_first_rung_is_not_compared_with_steps_that_can_not_be(
     asked = await refused(80, training=training, first_rung_steps=20_000_000)
 
     assert asked == {"tuning_sweep.tuning_job.training.max_steps": reason}
+
+
+async def test_what_the_backend_can_not_do_is_refused_for_all_trials() -> None:
+    asked = {**TRAINING, "packing": True, "batch_tokens": 512}
+    assert await refused(80, training=asked, backend=Backend.AXOLOTL) == {
+        "tuning_sweep.tuning_job.training.packing": "BACKEND_LACKS_SETTING",
+        "tuning_sweep.tuning_job.training.batch_tokens": "BACKEND_LACKS_SETTING",
+    }
+    assert await sweep(80, training=asked)

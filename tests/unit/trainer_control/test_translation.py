@@ -51,7 +51,8 @@ def test_each_kind_of_event_tells_what_it_tells() -> None:
     assert telemetry(SUBJECT, resumed.SerializeToString()).report == Resumed(
         4, "ab", "cd", exact=False, environment_changes=("threads 1 → 2",)
     )
-    for remark in (event(), samples):
+    relieved = event(relieved=job_pb.TrainingRelieved(step=4))
+    for remark in (event(), samples, relieved):
         assert telemetry(SUBJECT, remark.SerializeToString()).report == Remark()
 
 

@@ -142,7 +142,7 @@ def test_a_backend_comes_back_as_it_was_given_and_none_is_builtin(
     assert told(job_pb.BACKEND_UNSPECIFIED) == job_pb.BACKEND_BUILTIN
 
 
-@pytest.mark.parametrize("cause", sorted(set(Cause) - {Cause.LEASE_EXPIRED, Cause.DEADLINE}))
+@pytest.mark.parametrize("cause", [one for one in Cause if one is not Cause.LEASE_EXPIRED])
 def test_each_cause_of_a_node_is_known_and_has_a_code(cause: Cause) -> None:
     number = lease_pb.FailTuningJobRequest.Cause.Value(f"CAUSE_{cause}")
     told = from_proto.failure(lease_pb.FailTuningJobRequest(cause=number, message="why"))
@@ -151,3 +151,8 @@ def test_each_cause_of_a_node_is_known_and_has_a_code(cause: Cause) -> None:
     error = to_proto.tuning_job(replace(job(State.FAILED), failure=told.ending())).error
     assert error.code != 0
     assert error.message.endswith(": why")
+
+
+@pytest.mark.parametrize("cause", list(Cause))
+def test_each_cause_is_an_outcome_of_attempts(cause: Cause) -> None:
+    assert job_pb.TuningJobAttempt.Outcome.Value(f"OUTCOME_{cause}")

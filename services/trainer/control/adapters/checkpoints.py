@@ -43,7 +43,7 @@ class SqlCheckpoints:
                 col(CheckpointRow.step) == one.step,
             )
             await self._session.exec(row, execution_options=_DIRECT)
-            owner = owner_of_one(one.job_uid, one.attempt, one.step)
+            owner = owner_of_one(one.job_uid or job.uid, one.attempt, one.step)
             await self._to_remove(owner, job.update_time)
 
     async def release_all(self, job: TuningJob) -> None:

@@ -11,7 +11,7 @@ from services.common.faults import Aborted
 from services.common.filters_sql import to_sql
 from services.common.store import Session, insert_new
 from services.trainer.control.adapters.rows import changing_values, fixed_values, tuning_job
-from services.trainer.control.adapters.tables import CheckpointRow, JobRow
+from services.trainer.control.adapters.tables import CheckpointRow, JobRow, in_states
 from services.trainer.control.domain.errors import TuningJobExists
 from services.trainer.control.domain.job import TuningJob
 from services.trainer.control.domain.names import TuningJobName
@@ -77,12 +77,13 @@ class SqlJobs:
         return [TuningJobName.parse(name) for name in await self._session.exec(over)]
 
     async def overdue(self, now: datetime, limit: int) -> Sequence[TuningJobName]:
-        saved = select(CheckpointRow.job).where(col(CheckpointRow.job) == col(JobRow.name)).exists()
+        theirs = col(CheckpointRow.job) == col(JobRow.name)
+        saved = select(CheckpointRow.job).where(theirs, col(CheckpointRow.step) > 0).exists()
         paused = col(JobRow.state) == State.PAUSED.value
         over = (
             select(JobRow.name)
             .where(
-                col(JobRow.state).in_([state.value for state in WAITING]),
+                in_states(WAITING),
                 col(JobRow.deadline) <= now,
                 or_(paused, not_(saved)),
             )

@@ -12,7 +12,7 @@ from sqlmodel import col, select, update
 from sqlmodel.sql.expression import SelectOfScalar
 
 from services.common.store import Session, insert_new
-from services.trainer.control.adapters.tables import JobRow, NodeRow, ResidualRow
+from services.trainer.control.adapters.tables import JobRow, NodeRow, ResidualRow, in_states
 from services.trainer.control.domain.estimation.devices import Device, DeviceKind
 from services.trainer.control.domain.estimation.residuals import LEAST_RATIO, MOST_RATIO, Residual
 from services.trainer.control.domain.names import TuningJobName
@@ -22,7 +22,7 @@ from services.trainer.control.domain.states import HELD
 
 _FRESH = {"populate_existing": True}
 _DIRECT = {"synchronize_session": False}
-_HELD = col(JobRow.state).in_([state.value for state in HELD])
+_HELD = in_states(HELD)
 
 
 class SqlNodes:
@@ -52,11 +52,16 @@ class SqlNodes:
         return [_offer(row) for row in rows]
 
     async def named(self, names: Collection[str]) -> Mapping[str, Offer]:
-        rows = await self._session.exec(select(NodeRow).where(col(NodeRow.name).in_(names)))
+        theirs = col(NodeRow.name).in_(names), col(NodeRow.schedule) == Schedule.OPEN.value
+        rows = await self._session.exec(select(NodeRow).where(*theirs))
         return {row.name: _offer(row) for row in rows}
 
     async def schedule(self, name: str) -> Schedule:
         wanted = select(NodeRow.schedule).where(NodeRow.name == name)
+        return Schedule((await self._session.exec(wanted)).one_or_none() or Schedule.OPEN)
+
+    async def hold_schedule(self, name: str) -> Schedule:
+        wanted = select(NodeRow.schedule).where(NodeRow.name == name).with_for_update()
         return Schedule((await self._session.exec(wanted)).one_or_none() or Schedule.OPEN)
 
     async def set_schedule(self, name: str, schedule: Schedule) -> None:

@@ -1,26 +1,34 @@
 """The queue as SQL: which lines there are, the head of one, and what projects have taken."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import exists, func, literal
+import structlog
+from sqlalchemy import func, literal, tuple_
 from sqlmodel import col, select, update
+from structlog.typing import FilteringBoundLogger
 
 from services.common.columns import UtcDateTime
 from services.common.store import Session, insert_new
+from services.trainer.control.adapters import outlooks
 from services.trainer.control.adapters.rows import tuning_job
-from services.trainer.control.adapters.tables import JobRow, ProjectRow
+from services.trainer.control.adapters.tables import JobRow, ProjectRow, QueueRow, in_states
 from services.trainer.control.domain.job import TuningJob
-from services.trainer.control.domain.queue.lines import Line, line_named
+from services.trainer.control.domain.names import TuningJobName
+from services.trainer.control.domain.nodes import Offer
+from services.trainer.control.domain.queue.forecast import Outlook
+from services.trainer.control.domain.queue.lines import Line, line_named, line_of
 from services.trainer.control.domain.queue.shares import Quota, Share, Waiting
-from services.trainer.control.domain.states import ACTIVE, HELD, State
+from services.trainer.control.domain.states import HELD, State
+
+log: FilteringBoundLogger = structlog.get_logger(__name__)
 
 _FRESH = {"populate_existing": True}
 _DIRECT = {"synchronize_session": False}
 _CLAIM_LOCK = 0x616E6E65616C03
-_QUEUED = col(JobRow.state) == State.QUEUED.value
-_ACTIVE = col(JobRow.state).in_([state.value for state in ACTIVE])
-_HELD = col(JobRow.state).in_([state.value for state in HELD])
+_QUEUED = in_states({State.QUEUED})
+_HELD = in_states(HELD)
 
 
 class SqlQueue:
@@ -40,29 +48,32 @@ class SqlQueue:
             .scalar_subquery()
         )
         lines = lines.union_all(select(following).where(lines.c.line.is_not(None)))
-        since = (
-            select(func.min(JobRow.create_time))
+        head = (
+            select(JobRow.create_time, JobRow.ready_time)
             .where(_QUEUED, col(JobRow.line) == lines.c.line, col(JobRow.ready_time) <= now)
+            .order_by(col(JobRow.create_time), col(JobRow.name))
+            .limit(1)
             .correlate(lines)
-            .scalar_subquery()
         )
+        created, ready = (head.with_only_columns(time) for time in head.selected_columns)
         rows = await self._session.exec(
-            select(lines.c.line, since).where(lines.c.line.is_not(None))
+            select(lines.c.line, created.scalar_subquery(), ready.scalar_subquery()).where(
+                lines.c.line.is_not(None)
+            )
         )
-        return [Waiting(line_named(line), since) for line, since in rows if since is not None]
+        return [Waiting(line, *times) for line, times in _readable(rows) if None not in times]
 
     async def running_jobs(self) -> Mapping[str, int]:
         counts = select(JobRow.project, func.count()).where(_HELD).group_by(col(JobRow.project))
         return {project: count for project, count in await self._session.exec(counts)}
 
     async def queued_jobs(self, project: str, limit: int) -> int:
-        theirs = select(JobRow.name).where(_QUEUED, col(JobRow.project) == project).limit(limit)
+        queued = col(JobRow.state) == State.QUEUED.value
+        theirs = (
+            select(JobRow.name).where(_ACTIVE, queued, col(JobRow.project) == project).limit(limit)
+        )
         counted = select(func.count()).select_from(theirs.subquery())
         return (await self._session.exec(counted)).one()
-
-    async def is_active(self, project: str) -> bool:
-        active = exists().where(_ACTIVE, col(JobRow.project) == project)
-        return (await self._session.exec(select(active))).one()
 
     async def shares(self, projects: Collection[str]) -> Mapping[str, Share]:
         wanted = select(ProjectRow).where(col(ProjectRow.project).in_(projects))
@@ -76,13 +87,26 @@ class SqlQueue:
             await connection.execute(select(func.pg_advisory_xact_lock(_CLAIM_LOCK)))
 
     async def hold(self, project: str) -> Share:
-        await insert_new(self._session, ProjectRow, _values(Share(project)))
         wanted = select(ProjectRow).where(col(ProjectRow.project) == project).with_for_update()
-        return _share((await self._session.exec(wanted, execution_options=_FRESH)).one())
+        row = (await self._session.exec(wanted, execution_options=_FRESH)).one_or_none()
+        if row is None:
+            await insert_new(self._session, ProjectRow, _values(Share(project)))
+            row = (await self._session.exec(wanted, execution_options=_FRESH)).one()
+        return _share(row)
 
     async def put(self, share: Share) -> None:
         row = update(ProjectRow).where(col(ProjectRow.project) == share.project)
         await self._session.exec(row.values(_values(share)), execution_options=_DIRECT)
+
+    async def served_s(self) -> float:
+        return (await self._session.exec(select(QueueRow.virtual_time_s))).one_or_none() or 0.0
+
+    async def serve(self, virtual_time_s: float) -> None:
+        if await insert_new(self._session, QueueRow, {"id": 1, "virtual_time_s": virtual_time_s}):
+            return
+        behind = update(QueueRow).where(col(QueueRow.virtual_time_s) < virtual_time_s)
+        moved = behind.values(virtual_time_s=virtual_time_s)
+        await self._session.exec(moved, execution_options=_DIRECT)
 
     async def take(
         self, line: Line, node: str, now: datetime, lease: timedelta
@@ -119,6 +143,48 @@ class SqlQueue:
     async def running(self) -> Sequence[TuningJob]:
         rows = await self._session.exec(select(JobRow).where(_HELD), execution_options=_FRESH)
         return [tuning_job(row) for row in rows]
+
+    async def unlined(self, limit: int) -> Sequence[TuningJobName]:
+        wanted = select(JobRow.name).where(_QUEUED, col(JobRow.line) == "").limit(limit)
+        return [TuningJobName.parse(name) for name in await self._session.exec(wanted)]
+
+    async def line_up(self, job: TuningJob) -> None:
+        row = update(JobRow).where(col(JobRow.name) == str(job.name)).values(line=_line_of(job))
+        await self._session.exec(row, execution_options=_DIRECT)
+
+    async def ahead(self, line: Line, job: TuningJob) -> int:
+        time, name = col(JobRow.create_time), col(JobRow.name)
+        before = tuple_(time, name) < tuple_(literal(job.create_time, UtcDateTime()), str(job.name))
+        counted = select(func.count()).where(_QUEUED, col(JobRow.line) == line.key, before)
+        return (await self._session.exec(counted)).one()
+
+    async def outlook(self, now: datetime, offers: Sequence[Offer]) -> Outlook:
+        session = self._session
+        queued, past = await outlooks.queued(session), await outlooks.past(session)
+        came = await outlooks.came(session, now, queued, past)
+        projects = {kind.line.project for kind in came} | {one.line.project for one in queued}
+        return Outlook(
+            now=now,
+            queued=queued,
+            held=await outlooks.held(session, now),
+            offers=tuple(offers),
+            shares=await self.shares(projects),
+            past=past,
+            came=came,
+        )
+
+
+def _line_of(job: TuningJob) -> str:
+    return line_of(job.name.project, job.spec.settings).key
+
+
+def _readable(rows: Iterable[Any]) -> Iterator[tuple[Line, tuple[datetime, datetime]]]:
+    """But for lines of jobs that a replica of another version has queued."""
+    for key, *times in rows:
+        try:
+            yield line_named(key), (times[0], times[1])
+        except ValueError:
+            log.warning("queue.line_unknown", line=key)
 
 
 def _values(share: Share) -> dict[str, object]:

@@ -1,29 +1,52 @@
 """The tables of the trainer's database. What is never asked for by itself is kept as JSON text:
 unlike the JSON types of databases, it holds the NaN of a training that diverged."""
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, ForeignKeyConstraint, Index, LargeBinary, UniqueConstraint, text
-from sqlmodel import BigInteger, Field, SQLModel
+from sqlalchemy import (
+    JSON,
+    ForeignKeyConstraint,
+    Index,
+    LargeBinary,
+    UniqueConstraint,
+    literal_column,
+    text,
+)
+from sqlalchemy.sql.elements import ColumnElement
+from sqlmodel import BigInteger, Field, SQLModel, col
 
 from services.common.columns import UtcDateTime
 from services.common.tables import service_registry
+from services.trainer.control.domain.states import ACTIVE, HELD, WAITING, State
 
 
 class Row(SQLModel, registry=service_registry()):
     """Base of this service's tables."""
 
 
-def _where(states: str) -> dict[str, Any]:
+def _states_in(states: Collection[State]) -> str:
+    words = ", ".join(f"'{state}'" for state in sorted(states))
+    return f"state IN ({words})"
+
+
+def in_states(states: Collection[State]) -> ColumnElement[bool]:
+    """As the partial indexes have it, to the letter: SQLite uses none of them for a condition of
+    other words, or of parameters."""
+    return col(JobRow.state).in_([literal_column(f"'{state}'") for state in sorted(states)])
+
+
+def _where(states: Collection[State]) -> dict[str, Any]:
     """A partial index, of the rows in these states alone."""
-    condition = text(f"state IN ({states})")
+    condition = text(_states_in(states))
     return {"sqlite_where": condition, "postgresql_where": condition}
 
 
-_WHERE_QUEUED = _where("'QUEUED'")
-_WHERE_ACTIVE = _where("'QUEUED', 'RUNNING', 'CANCELLING', 'PAUSING'")
-_WHERE_WAITING = _where("'QUEUED', 'PAUSED'")
+_WHERE_QUEUED = _where({State.QUEUED})
+_WHERE_ACTIVE = _where(ACTIVE)
+_WHERE_HELD = _where(HELD)
+_WHERE_WAITING = _where(WAITING)
 
 
 class JobRow(Row, table=True):
@@ -32,11 +55,12 @@ class JobRow(Row, table=True):
     __tablename__: ClassVar[Any] = "jobs"
     __table_args__ = (
         Index(None, "project", "create_time", "name"),  # lists
-        Index(None, "state"),
+        Index(None, "state", **_WHERE_HELD),  # not of all: SQLite would take it for the lines
         Index(None, "line", "create_time", "name", **_WHERE_QUEUED),
         Index(None, "project", "state", **_WHERE_ACTIVE),
         Index(None, "deadline", **_WHERE_WAITING),
         Index(None, "lease_expire_time"),  # the reaper
+        Index(None, "end_time"),  # forecasts
         Index(None, "tuning_sweep"),  # the trials of a sweep
     )
 
@@ -135,7 +159,7 @@ class CheckpointRow(Row, table=True):
     manifest_digest: str
     size_bytes: int = Field(sa_type=BigInteger)
     validation_loss: float | None
-    job_uid: str
+    job_uid: str = Field(index=True)
 
 
 class ReleaseRow(Row, table=True):
@@ -162,6 +186,15 @@ class ProjectRow(Row, table=True):
     used_s: float
     used_today_s: float
     day: str
+
+
+class QueueRow(Row, table=True):
+    """The one row that says how far the queue has come, in the device-seconds of `pass_s`."""
+
+    __tablename__: ClassVar[Any] = "queue"
+
+    id: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    virtual_time_s: float
 
 
 class NodeRow(Row, table=True):

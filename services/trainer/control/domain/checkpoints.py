@@ -49,5 +49,12 @@ def staying(checkpoints: Checkpoints, training: TrainingParameters) -> Checkpoin
     return tuple(one for one in checkpoints if one.place in kept)
 
 
+def told_of(checkpoints: Checkpoints) -> Checkpoints:
+    """What a lease tells of: the newest, and the one of the lowest held-out loss among them."""
+    newest = checkpoints[-MAX_TOLD:]
+    best = sorted((one for one in checkpoints if one.validation_loss is not None), key=_loss)[:1]
+    return newest if set(best) <= set(newest) else (*best, *newest[1:])
+
+
 def _loss(checkpoint: Checkpoint) -> float:
     return math.inf if checkpoint.validation_loss is None else checkpoint.validation_loss

@@ -55,7 +55,8 @@ class Deadlines:
             job, now = await hold_to_end(unit, name), await unit.now()
             if job.state not in WAITING:
                 return
-            after = job.overdue(now, bool(await unit.checkpoints.of(name)))
+            checkpoints = await unit.checkpoints.of(name)
+            after = job.overdue(now, any(one.step > 0 for one in checkpoints))
             failed = after.state is State.FAILED
             await change(unit, job, after, WORDS[Cause.DEADLINE] if failed else "")
             await tell_sweep(unit, after, after.failure if failed else None)

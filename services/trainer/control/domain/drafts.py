@@ -129,10 +129,15 @@ class _Found:
         settings = self.settings
         if settings is None:
             return []
-        found = backend_lacking(settings.backend, offers)
-        if self.base_model is not None:
-            on_texts = self.version is not None and self.version.are_texts
-            found += impossible(settings, self.base_model.architecture, on_texts=on_texts)
+        found = [
+            *backend_lacking(settings.backend, offers),
+            *impossible(
+                settings,
+                self.base_model.architecture if self.base_model else None,
+                on_texts=self.version is not None and self.version.are_texts,
+                goes_on=self.start is not None,
+            ),
+        ]
         if (sizes := self.sizes) is not None:
             found += too_large(sizes, heaviest(settings), offers)
         return found

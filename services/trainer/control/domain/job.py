@@ -277,6 +277,14 @@ class TuningJob:
         """The result of this trial, which won its sweep, becomes a model version."""
         return replace(self, model_version=self.spec.version_of(result))
 
+    def _as_asked(self, failure: Failure) -> Failure:
+        """A node of an earlier version knows of no other wish than to cancel."""
+        if failure.cause is not Cause.CANCELLED:
+            return failure
+        if self.state is State.PAUSING:
+            return replace(failure, cause=Cause.PAUSED)
+        return replace(failure, cause=Cause.PREEMPTED) if self.yields else failure
+
     def _succeeded(self, result: Result, now: datetime) -> "TuningJob":
         """Of a trial nothing is registered unless its sweep says so."""
         version = "" if self.sweep else self.spec.version_of(result)
@@ -284,6 +292,7 @@ class TuningJob:
         return replace(done, model_version=version, progress=self.progress.stored())
 
     def _failed(self, failure: Failure, now: datetime, retry_delay: timedelta) -> "TuningJob":
+        failure = self._as_asked(failure)
         failures = self.failures + (failure.cause not in NOT_COUNTED)
         job = replace(self, failure=failure, failures=failures)
         if failure.cause in NOT_RETRIED or failures >= self.spec.settings.max_attempts:

@@ -32,6 +32,7 @@ def _printable(text: str) -> str:
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="a sha256 in hex")]
 Message = Annotated[str, Field(max_length=MAX_MESSAGE_CHARACTERS), AfterValidator(_printable)]
 DeviceModel = Annotated[str, Field(max_length=255), AfterValidator(_printable)]
+Metric = Annotated[str, Field(max_length=63), AfterValidator(_printable)]
 Count = Annotated[int, Field(ge=0)]
 Speed = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -120,8 +121,8 @@ class HeartbeatCall(NodeCall):
 class CompleteCall(NodeCall):
     manifest_digest: Digest
     base_model_digest: Digest | None = None
-    code_version: str = ""
-    metrics: dict[str, float] = Field(default_factory=dict[str, float])
+    code_version: DeviceModel = ""
+    metrics: dict[Metric, float] = Field(default_factory=dict[str, float], max_length=64)
     event_count: Count
 
     def ending(self) -> Result:

@@ -231,6 +231,8 @@ class NodeLeases:
 
     async def _anew(self, unit: Unit, claim: Claim) -> TuningJob | None:
         now = await unit.now()
+        if await unit.nodes.hold_schedule(claim.node) is not Schedule.OPEN:
+            return None
         job = await take(unit, claim.offer(now), now, self.policy.lease)
         if job is None:
             return None
@@ -265,7 +267,9 @@ class NodeLeases:
 
     async def _end(self, unit: Unit, job: TuningJob, ending: Ending) -> TuningJob:
         attempt, now = await unit.attempts.of(job), await unit.now()
-        after = await settle(unit, job.ended(ending, now, self.policy.retry_delay), now)
+        lasted_until = min(now, job.lease_expire_time or now)
+        after = job.ended(ending, now, self.policy.retry_delay)
+        after = await settle(unit, after, lasted_until, now)
         await unit.attempts.end(attempt.ended(ending, now))
         await change(unit, job, after, _why(after, ending))
         if isinstance(ending, Result) and after.state is State.SUCCEEDED:

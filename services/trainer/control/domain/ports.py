@@ -24,6 +24,7 @@ from services.trainer.control.domain.names import (
 )
 from services.trainer.control.domain.nodes import Node, Offer, Schedule
 from services.trainer.control.domain.progress import Telemetry
+from services.trainer.control.domain.queue.forecast import Outlook
 from services.trainer.control.domain.queue.lines import Line
 from services.trainer.control.domain.queue.shares import Share, Waiting
 from services.trainer.control.domain.resumes import StepLoss
@@ -227,6 +228,14 @@ class Queue(Protocol):
         """Writes a share that this transaction holds."""
         ...
 
+    async def served_s(self) -> float:
+        """The virtual time that the queue has come to: see `Demand.virtual_time_s`."""
+        ...
+
+    async def serve(self, virtual_time_s: float) -> None:
+        """The queue has come so far, if it had not come further. After `claim_alone`."""
+        ...
+
     async def take(
         self, line: Line, node: str, now: datetime, lease: timedelta
     ) -> TuningJob | None:
@@ -236,6 +245,22 @@ class Queue(Protocol):
 
     async def running(self) -> Sequence[TuningJob]:
         """The jobs that nodes hold."""
+        ...
+
+    async def unlined(self, limit: int) -> Sequence[TuningJobName]:
+        """Jobs that wait and stand in no line."""
+        ...
+
+    async def line_up(self, job: TuningJob) -> None:
+        """Puts a job that this transaction holds into its line."""
+        ...
+
+    async def ahead(self, line: Line, job: TuningJob) -> int:
+        """How many of its line come before the job."""
+        ...
+
+    async def outlook(self, now: datetime, offers: Sequence[Offer]) -> Outlook:
+        """What a forecast is made of, if these are the nodes."""
         ...
 
 
@@ -321,10 +346,16 @@ class Nodes(Protocol):
         """Of the nodes that asked for work since then, or that hold a lease, and that get jobs."""
         ...
 
-    async def named(self, names: Collection[str]) -> Mapping[str, Offer]: ...
+    async def named(self, names: Collection[str]) -> Mapping[str, Offer]:
+        """Of these nodes those that get jobs."""
+        ...
 
     async def schedule(self, name: str) -> Schedule:
         """OPEN of one that is not known."""
+        ...
+
+    async def hold_schedule(self, name: str) -> Schedule:
+        """As `schedule`; nobody else changes it until this transaction has ended."""
         ...
 
     async def set_schedule(self, name: str, schedule: Schedule) -> None: ...

@@ -5,7 +5,7 @@ import asyncio
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from services.common.faults import Aborted, Unavailable
+from services.common.faults import Aborted, InvalidArgument, Unavailable
 from services.trainer.control.domain.ports import CheckpointBlobs, Store
 
 _AT_ONCE = 100
@@ -35,9 +35,15 @@ class Releases:
         """Raises Unavailable and Aborted."""
         while owners := await self._released():
             for owner in owners:
-                await self._blobs.remove_owned(owner)
-                async with self._store.writing() as unit:
-                    await unit.checkpoints.forget(owner)
+                await self._remove(owner)
+
+    async def _remove(self, owner: str) -> None:
+        try:
+            await self._blobs.remove_owned(owner)
+        except InvalidArgument as fault:  # no store has anything under such a name
+            log.error("releases.owner_unknown", owner=owner, reason=fault.reason)
+        async with self._store.writing() as unit:
+            await unit.checkpoints.forget(owner)
 
     async def _released(self) -> list[str]:
         async with self._store.reading() as unit:

@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from services.common.faults import InvalidArgument, Violation
 from services.common.violations import violations_of
+from services.trainer import backend_limits
 from services.trainer.control.domain.frozen import Frozen
 from services.trainer.control.domain.methods import Method
 from services.trainer.control.domain.queue.requirements import Priority, Requirements
@@ -64,10 +65,7 @@ class Backend(StrEnum):
     AXOLOTL = "AXOLOTL"
 
     def trains(self, method: str) -> bool:
-        return self is Backend.BUILTIN or method in _METHODS_OF_OTHER_BACKENDS
-
-
-_METHODS_OF_OTHER_BACKENDS = ("full", "lora", "qlora")
+        return self is Backend.BUILTIN or method in backend_limits.METHODS
 
 
 class TrainingParameters(Frozen):
@@ -122,18 +120,6 @@ class JobSettings(Frozen):
     priority: Priority = Priority.NORMAL
     requirements: Requirements = Field(default_factory=Requirements)
     deadline_time: datetime | None = None
-
-    @field_validator("backend")
-    @classmethod
-    def _has_the_method(cls, backend: Backend, info: ValidationInfo) -> Backend:
-        method: Method | None = info.data.get("method")
-        if method is None or backend.trains(method.kind):
-            return backend
-        raise PydanticCustomError(
-            "backend_lacks_method",
-            "{backend} trains full, lora and qlora; leave it unset to train {method}",
-            {"backend": backend.lower(), "method": method.kind},
-        )
 
     @field_validator("training")
     @classmethod

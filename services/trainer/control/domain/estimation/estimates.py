@@ -190,7 +190,12 @@ class Estimates:
             examples=examples_of(version, told.circumstances.mean_example_tokens),
         )
         settings = automatic.resolved(resolved.settings, architecture, sizes.examples)
-        if violations := impossible(settings, architecture, on_texts=version.are_texts):
+        if violations := impossible(
+            settings,
+            architecture,
+            on_texts=version.are_texts,
+            goes_on=resolved.start is not None,
+        ):
             raise InvalidArgument(violations)
         first = sizes.proposal(settings, device)
         proposals = [first] if "method" in call.draft.settings else _of_each_method(first)

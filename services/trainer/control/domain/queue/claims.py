@@ -1,5 +1,6 @@
 """Who gets which job: the queue's rules, carried out in one transaction."""
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 
 from services.trainer.control.domain.errors import QueueQuotaReached
@@ -9,6 +10,7 @@ from services.trainer.control.domain.ports import Unit
 from services.trainer.control.domain.queue.shares import (
     QUANTUM_S,
     Demand,
+    Share,
     Waiting,
     due_charge_s,
     settlement_s,
@@ -34,9 +36,11 @@ async def take(unit: Unit, offer: Offer, now: datetime, lease: timedelta) -> Tun
     """The job whose turn it is, RUNNING under its next attempt, and charged for; None if none is to
     be had. Claims are carried out one after the other, so that each sees what the last one took."""
     await unit.queue.claim_alone()
-    for one in turns_of(await demand(unit, now), offer, now):
+    waiting = await demand(unit, now)
+    for one in turns_of(waiting, offer, now):
         job = await unit.queue.take(one.line, offer.node, now, lease)
         if job is not None:
+            await unit.queue.serve(waiting.virtual_time_s(one.line))
             charged = await _charged(unit, job, QUANTUM_S * job.device_count, now)
             await unit.jobs.replace(job, charged)
             return charged
@@ -51,11 +55,11 @@ async def charge(unit: Unit, job: TuningJob, now: datetime) -> TuningJob:
     return await _charged(unit, job, due_s, now)
 
 
-async def settle(unit: Unit, job: TuningJob, now: datetime) -> TuningJob:
-    """The job whose attempt ends, charged for the time that it took and no more."""
+async def settle(unit: Unit, job: TuningJob, end: datetime, now: datetime) -> TuningJob:
+    """The job whose attempt has ended, charged for the time that it took and no more."""
     if job.claim_time is None:
         return job
-    rest_s = settlement_s(job.charged_s, now - job.claim_time, job.device_count)
+    rest_s = settlement_s(job.charged_s, end - job.claim_time, job.device_count)
     return await _charged(unit, job, rest_s, now)
 
 
@@ -67,8 +71,14 @@ async def join(unit: Unit, project: str, *, limited: bool = True) -> None:
     if limited and limit and await unit.queue.queued_jobs(project, limit) >= limit:
         raise QueueQuotaReached(project, limit)
     if not await unit.queue.is_active(project):
-        others = await demand(unit, await unit.now())
-        await unit.queue.put(share.after_joining(others.shares.values()))
+        await unit.queue.put(share.after_joining(await unit.queue.served_s()))
+
+
+async def _contending(unit: Unit) -> Collection[Share]:
+    """Of the projects that have jobs running, and more that wait."""
+    waiting = {one.line.project for one in await unit.queue.waiting(await unit.now())}
+    projects = waiting & (await unit.queue.running_jobs()).keys()
+    return (await unit.queue.shares(projects)).values()
 
 
 async def _charged(unit: Unit, job: TuningJob, device_s: float, now: datetime) -> TuningJob:

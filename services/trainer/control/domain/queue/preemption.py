@@ -17,7 +17,7 @@ from services.trainer.control.domain.ports import Store, Unit
 from services.trainer.control.domain.queue.claims import demand
 from services.trainer.control.domain.queue.lines import Line
 from services.trainer.control.domain.queue.requirements import Priority
-from services.trainer.control.domain.queue.shares import Demand
+from services.trainer.control.domain.queue.shares import Demand, settlement_s
 from services.trainer.control.domain.states import State
 
 PATIENCE = timedelta(seconds=2)
@@ -35,7 +35,7 @@ def victims(
     chosen: list[TuningJob] = []
     for one in demand.turns(now):
         line = one.line
-        if line.priority is not Priority.URGENT or now - one.since < PATIENCE:
+        if line.priority is not Priority.URGENT or now - one.ready_since < PATIENCE:
             continue
         able = [
             job for job in running if job not in chosen and _could_be_trained(line, job, offers)
@@ -43,7 +43,7 @@ def victims(
         if any(job.yields for job in able):
             continue
         rank = demand.rank(line.project, line.priority)
-        later = [job for job in able if _gives_way(job, demand, rank)]
+        later = [job for job in able if _gives_way(job, demand, rank, now)]
         chosen += sorted(later, key=_dearness)[:1]
     return chosen
 
@@ -97,10 +97,15 @@ def _could_be_trained(line: Line, job: TuningJob, offers: Mapping[str, Offer]) -
     return offer is not None and replace(offer, free_devices=job.device_count).can_train(line)
 
 
-def _gives_way(job: TuningJob, demand: Demand, rank: float) -> bool:
-    priority = job.spec.settings.priority
-    lower = priority is not Priority.URGENT and job.state is State.RUNNING
-    return lower and rank < demand.rank(job.name.project, priority)
+def _gives_way(job: TuningJob, demand: Demand, rank: float, now: datetime) -> bool:
+    """Whether the urgent job would still come first once this one waits again, and its project has
+    back what it was charged in advance."""
+    priority, project = job.spec.settings.priority, job.name.project
+    if priority is Priority.URGENT or job.state is not State.RUNNING or job.claim_time is None:
+        return False
+    unused_s = -settlement_s(job.charged_s, now - job.claim_time, job.device_count)
+    refund = max(0.0, unused_s) / demand.share(project).quota.weight
+    return rank < demand.rank(project, priority) - refund
 
 
 def _dearness(job: TuningJob) -> tuple[int, float]:

@@ -23,7 +23,7 @@ class GivenQuota(Frozen):
     max_running_jobs: int = Field(default=0, ge=0)
     max_queued_jobs: int = Field(default=0, ge=0)
     max_device_hours_a_day: float = Field(default=0.0, ge=0)
-    weight: float = Field(default=1.0, gt=0, le=1000)
+    weight: float = Field(default=1.0, ge=0.01, le=100)
 
 
 _GIVEN = TypeAdapter(GivenQuota)

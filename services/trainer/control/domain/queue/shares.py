@@ -10,6 +10,7 @@ another by it.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from statistics import median_low
 
 from services.trainer.control.domain.queue.lines import Line
 from services.trainer.control.domain.queue.requirements import Priority
@@ -73,18 +74,21 @@ class Share:
         return not limit_s or self.used_on(now) < limit_s
 
     def after_joining(self, others: Iterable["Share"]) -> "Share":
-        """Once it has work again: the time that it asked for nothing is no claim to more than the
-        others have from now on."""
-        least = min((other.pass_s for other in others), default=self.pass_s)
-        return replace(self, pass_s=max(self.pass_s, least))
+        """Once it has work waiting again beside `others`, which get devices and want more: the time
+        that it asked for less than its part is no claim to more than theirs from now on. The middle
+        one counts: one may be far behind for its jobs suit hardly any node, or far
+        ahead for it has nodes that nobody else wants."""
+        passes = [other.pass_s for other in others]
+        return replace(self, pass_s=max(self.pass_s, median_low(passes))) if passes else self
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """A line, and since when its first job that is ready waits."""
+    """A line, when its first job that is ready was created, and since when that is ready."""
 
     line: Line
     since: datetime
+    ready_since: datetime
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,11 @@ class Demand:
         """Those that may run another job, whose turn it is first."""
         allowed = [one for one in self.waiting if self.is_allowed(one.line.project, now)]
         return sorted(allowed, key=self._place)
+
+    def virtual_time_s(self, line: Line) -> float:
+        """How far the queue has come when it serves this line: a credit brings nobody forward."""
+        share = self.share(line.project)
+        return min(share.pass_s, self.rank(line.project, line.priority))
 
     def is_allowed(self, project: str, now: datetime) -> bool:
         return self.share(project).may_run_another(self.running_jobs.get(project, 0), now)
@@ -122,8 +131,11 @@ class Demand:
 
 def due_charge_s(charged_s: float, elapsed: timedelta, device_count: int) -> float:
     """What is to be charged in advance, now that an attempt has lasted so long; 0: nothing yet."""
+    quantum_s = QUANTUM_S * device_count
     used_s = elapsed.total_seconds() * device_count
-    return QUANTUM_S * device_count if used_s >= charged_s else 0.0
+    if used_s < charged_s:
+        return 0.0
+    return quantum_s * (1 + (used_s - charged_s) // quantum_s)
 
 
 def settlement_s(charged_s: float, elapsed: timedelta, device_count: int) -> float:

@@ -127,6 +127,7 @@ def _misfits(draft: SweepDraft) -> list[Violation]:
         _nothing_held_out(draft.training),
         _first_rung_too_long(draft),
         _ranks_not_to_be_tried(draft),
+        _deadline(draft.job),
     )
     return [one for one in found if one is not None]
 
@@ -137,6 +138,13 @@ def _twice(field: str, values: Sequence[float]) -> Violation | None:
         return None
     text = f"{', '.join(words)} stands there more than once; name each value once"
     return Violation(f"{_ROOT}.{field}", text, "DUPLICATE")
+
+
+def _deadline(job: Draft) -> Violation | None:
+    if job.settings.get("deadline_time") is None:
+        return None
+    text = "a search has no deadline: it would end without a winner; cancel it instead"
+    return Violation(f"{_JOB}.deadline_time", text, "MUST_BE_UNSET")
 
 
 def _no_steps(training: TrainingParameters) -> Violation | None:

@@ -15,8 +15,9 @@ revision = "0006"
 down_revision = "0005"
 
 _QUEUED = sa.text("state IN ('QUEUED')")
-_ACTIVE = sa.text("state IN ('QUEUED', 'RUNNING', 'CANCELLING', 'PAUSING')")
-_WAITING = sa.text("state IN ('QUEUED', 'PAUSED')")
+_ACTIVE = sa.text("state IN ('CANCELLING', 'PAUSING', 'QUEUED', 'RUNNING')")
+_HELD = sa.text("state IN ('CANCELLING', 'PAUSING', 'RUNNING')")
+_WAITING = sa.text("state IN ('PAUSED', 'QUEUED')")
 
 
 def upgrade() -> None:
@@ -37,6 +38,12 @@ def upgrade() -> None:
         sa.Column("day", sa.String(), nullable=False),
         sa.PrimaryKeyConstraint("project", name="pk_projects"),
     )
+    op.create_table(
+        "queue",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("virtual_time_s", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_queue"),
+    )
 
 
 def _change_jobs() -> None:
@@ -52,7 +59,8 @@ def _change_jobs() -> None:
         jobs.add_column(_with_default("charged_s", sa.Float(), "0"))
         jobs.add_column(sa.Column("claim_time", UtcDateTime(), nullable=True))
     _put_into_lines()
-    op.create_index("ix_jobs_state", "jobs", ["state"])
+    op.create_index("ix_jobs_state", "jobs", ["state"], sqlite_where=_HELD, postgresql_where=_HELD)
+    op.create_index("ix_jobs_end_time", "jobs", ["end_time"])
     op.create_index(
         "ix_jobs_line_create_time_name",
         "jobs",
@@ -97,6 +105,7 @@ def _change_checkpoints() -> None:
     op.add_column("checkpoints", _with_default("job_uid", sa.String(), ""))
     uid = sa.select(jobs.c.uid).where(jobs.c.name == checkpoints.c.job).scalar_subquery()
     op.execute(sa.update(checkpoints).values(job_uid=uid))
+    op.create_index("ix_checkpoints_job_uid", "checkpoints", ["job_uid"])
     op.add_column("releases", _with_default("due_time", UtcDateTime(), "0"))
     op.create_index("ix_releases_due_time", "releases", ["due_time"])
 
