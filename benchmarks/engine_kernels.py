@@ -1,7 +1,8 @@
-"""What each of the engine's gains brings: `python -m benchmarks.engine_kernels small` (or medium).
+"""What each gain inside the network brings: `python -m benchmarks.engine_kernels small` (medium).
 
 A LoRA step of a random Llama on chat-like rows, on one thread, in tokens per second of CPU time.
-The sides take turns in one process; each has one more gain than the side before it.
+The sides take turns in one process; each has one more gain than the side before it. All gains, in
+whole runs of the engine: `python -m benchmarks.engine_gains`.
 
 `python -m benchmarks.engine_kernels attention` compares attention alone, by length of row.
 """
@@ -27,7 +28,14 @@ from services.trainer.engine.fast.attention import short_attention
 
 _peft: Any = peft  # untyped package
 _VOCABULARY = 8192
-_NOTHING = Switches(False, False, False, False, False)
+_NOTHING = Switches(**dict.fromkeys((field.name for field in fields(Switches)), False))
+_IN_THE_NETWORK = (
+    "resident_bfloat16",
+    "fused_lora",
+    "short_attention",
+    "fused_layers",
+    "in_place_loss",
+)
 
 
 @dataclass(frozen=True)
@@ -100,9 +108,9 @@ def compare_steps(size: str) -> None:
         "transformers, autocast": side(SIZES[size], batches, _NOTHING, torch.bfloat16),
     }
     switches = _NOTHING
-    for field in fields(Switches):
-        switches = replace(switches, **{field.name: True})
-        sides[f"+ {field.name}"] = side(SIZES[size], batches, switches, torch.bfloat16)
+    for name in _IN_THE_NETWORK:
+        switches = replace(switches, **{name: True})
+        sides[f"+ {name}"] = side(SIZES[size], batches, switches, torch.bfloat16)
     stock = replace(_NOTHING, resident_bfloat16=True)
     sides["resident_bfloat16, torch.compile"] = side(
         SIZES[size], batches, stock, torch.bfloat16, compiled=True

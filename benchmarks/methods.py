@@ -41,14 +41,19 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`peak_mib` is the process's largest resident set, libraries included."""
+    """`peak_mib` is the process's largest resident set, libraries included; `loss` that of the
+    held-out examples, `losses` those of the steps."""
 
     trainable: int
     total: int
     loss: float
     tokens_per_second: float
     peak_mib: float
-    steps: int
+    losses: tuple[float, ...]
+
+    @property
+    def steps(self) -> int:
+        return len(self.losses)
 
 
 def main() -> None:
@@ -62,7 +67,7 @@ def main() -> None:
             fast = run_engine(_job(Path(directory), dataset, method, "auto"))
             exact_job = _job(Path(directory), dataset, method, "float32")
             exact = run_engine(exact_job)
-            plain = _run_plain(exact_job)
+            plain = run_plain(exact_job)
             of_full = of_full or fast.loss
             difference = exact.loss / plain["validation_loss"] - 1
             table.add_row(
@@ -145,7 +150,7 @@ def run_engine(job_file: Path) -> Outcome:
         loss=finished["validation_loss"],
         tokens_per_second=statistics.median(_speeds(events)),
         peak_mib=usage.ru_maxrss * 1024 / _MIB,
-        steps=sum(event["type"] == "step" for event in events),
+        losses=tuple(event["loss"] for event in events if event["type"] == "step"),
     )
 
 
@@ -153,10 +158,10 @@ def _speeds(events: list[dict[str, Any]]) -> Iterator[float]:
     return (event["tokens_per_second"] for event in events if event["type"] == "step")
 
 
-def _run_plain(job_file: Path) -> dict[str, float]:
+def run_plain(job_file: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.plain_recipe", str(job_file)]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 

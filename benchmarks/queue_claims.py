@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -97,7 +97,7 @@ def _claim(number: int) -> Claim:
 
 
 @contextmanager
-def _databases() -> Iterator[dict[str, str]]:
+def _databases() -> Generator[dict[str, str]]:
     """An empty one of each kind."""
     with sqlite_file() as url, postgres_server() as server:
         yield {"SQLite": url, "PostgreSQL": asyncio.run(server.empty_database())}

@@ -47,7 +47,6 @@ from services.trainer.control.domain.telemetry import hear
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 STEP_S = 1.0
-_CONTENTION_S = 3600.0
 _MODEL = Architecture(
     model_type="llama",
     parameter_count=110_000_000,
@@ -68,7 +67,9 @@ _POLICY = LeasePolicy(lease_s=3600, events_grace_s=0)
 
 @dataclass(frozen=True)
 class Day:
-    """What comes, and what there is to train it: durations are lognormal, of this median."""
+    """What comes, and what there is to train it: durations are lognormal, of this median. `swing`
+    is by how much more comes in the middle of the day than at night, 0 to 1; `contention_s` is how
+    long a project must have had work waiting for its part to be counted."""
 
     jobs: int = 10_000
     projects: int = 50
@@ -76,8 +77,10 @@ class Day:
     hours: float = 24.0
     median_s: float = 360.0
     sigma: float = 1.0
-    beat_s: float = 300.0
-    forecast_every_s: float = 900.0
+    swing: float = 0.67
+    contention_s: float = 3600.0
+    beat_s: float = 600.0
+    forecast_every_s: float = 1800.0
     forecasts_at_once: int = 8
     seed: int = 7
 
@@ -103,7 +106,7 @@ class Training:
 
 @dataclass
 class Account:
-    """A project: device-seconds that it had while it was backlogged, and those that were its due."""
+    """A project: device-seconds that it had while it was backlogged, and those that were due."""
 
     had_s: float = 0.0
     due_s: float = 0.0
@@ -183,7 +186,7 @@ def _time_of_day(day: Day, draw: Random) -> float:
     """Rejected as often as the hour is quiet."""
     while True:
         share = draw.random()
-        if draw.random() < 0.6 - 0.4 * math.cos(2 * math.pi * share):
+        if draw.random() * (1 + day.swing) < 1 - day.swing * math.cos(2 * math.pi * share):
             return share * day.hours * 3600
 
 
@@ -253,7 +256,7 @@ class Simulation:
 
     def _close(self, project: str) -> None:
         episode = self._episodes.pop(project)
-        if episode.seconds >= _CONTENTION_S:
+        if episode.seconds >= self.day.contention_s:
             account = self.figures.accounts[project]
             account.had_s += episode.had_s
             account.due_s += episode.due_s
@@ -360,8 +363,8 @@ class Simulation:
 
     async def _forecast(self) -> None:
         self._at(self._now_s + self.day.forecast_every_s, self._forecast)
-        if not self._waiting:
-            return
+        if not self._waiting or not self._more_is_sent():
+            return  # that a day ends nobody could forecast
         await self._tell_progress()
         async with self._store.reading() as tables:
             offers = await tables.nodes.there(self._clock.time - LATELY)
@@ -403,7 +406,6 @@ async def simulated(day: Day, url: str) -> Figures:
 
 
 def main() -> None:
-    """The day is shorter with a number of jobs in the environment's place: see `Day`."""
     with sqlite_file() as url:
         began = time.perf_counter()
         figures = asyncio.run(simulated(Day(), url))

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import tempfile
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -15,11 +15,12 @@ from services.common.channels import open_channel
 
 
 @contextmanager
-def platform() -> Generator[Platform]:
-    """Every service as its own process, in a temporary directory, on free ports."""
+def platform(environment: Mapping[str, str] | None = None) -> Generator[Platform]:
+    """Every service as its own process, in a temporary directory, on free ports. `environment` is
+    theirs instead of this process's."""
     with (
         tempfile.TemporaryDirectory(prefix="anneal-bench-") as directory,
-        Platform(Path(directory), ephemeral=True) as running,
+        Platform(Path(directory), ephemeral=True, environment=environment) as running,
     ):
         yield running
 

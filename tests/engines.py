@@ -6,8 +6,9 @@ start costs otherwise, some ten seconds of imports, would be most of what a test
 
 import multiprocessing
 import os
+import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -34,11 +35,17 @@ class Engine:
 
 
 @contextmanager
-def engine(*arguments: Path | str) -> Iterator[Engine]:
+def engine(
+    *arguments: Path | str,
+    spare_bytes: int | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Engine]:
     """What `python -m services.trainer.engine` does with these arguments, for a job of one thread
-    and one process; what is left of it in the end is killed."""
+    and one process; what is left of it in the end is killed. It may take `spare_bytes` more than
+    it begins with; `environment` is added to its own."""
     ours, theirs = _FORKS.Pipe(duplex=False)
-    process = _FORKS.Process(target=_run, args=([str(argument) for argument in arguments], theirs))
+    told = [str(argument) for argument in arguments]
+    process = _FORKS.Process(target=_run, args=(told, theirs, spare_bytes, environment or {}))
     process.start()
     theirs.close()
     with os.fdopen(os.dup(ours.fileno())) as output:
@@ -51,8 +58,18 @@ def engine(*arguments: Path | str) -> Iterator[Engine]:
             process.close()
 
 
-def _run(arguments: list[str], output: Connection) -> None:
+def _run(
+    arguments: list[str],
+    output: Connection,
+    spare_bytes: int | None,
+    environment: Mapping[str, str],
+) -> None:
     from services.trainer.engine.__main__ import main
+    from services.trainer.engine.footprint import data_bytes
 
+    if spare_bytes is not None:
+        limit = data_bytes() + spare_bytes
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    os.environ.update(environment)
     os.dup2(output.fileno(), sys.__stdout__.fileno())
     sys.exit(main(arguments))

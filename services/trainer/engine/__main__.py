@@ -1,16 +1,19 @@
 """`python -m services.trainer.engine job.json`: runs one job and exits with an `ExitCode`.
 
 With `--estimate` before the job file it trains nothing, and prints as one JSON object what the job
-would take: see docs/memory.md.
+would take: see docs/memory.md. With `--warm THREADS` instead of a job file it imports what runs
+need, and waits to be given one: see `awaited_job`.
 """
 
 import faulthandler
 import json
 import os
+import signal
 import sys
 import time
 import traceback
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 
 from services.trainer.engine.errors import (
@@ -26,6 +29,7 @@ from services.trainer.engine.process import (
     ExitCode,
     StopRequest,
     ask_for_huge_pages,
+    awaited_job,
     claim_stdout,
     configure_libraries,
     die_with_parent,
@@ -33,9 +37,18 @@ from services.trainer.engine.process import (
     read_threads,
 )
 
+_IMPORTED_BY_RUNS = (
+    "services.trainer.engine.run",
+    "services.trainer.engine.team",
+    "transformers.models.llama.modeling_llama",
+    "peft",
+    "pyarrow.parquet",
+)
+
 
 def main(arguments: list[str]) -> ExitCode:
     faulthandler.enable()
+    faulthandler.register(signal.SIGUSR2)  # who finds it hanging asks where
     stop = StopRequest()
     stop.listen()
     die_with_parent()
@@ -44,6 +57,11 @@ def main(arguments: list[str]) -> ExitCode:
     try:
         if arguments[:1] == ["--estimate"]:
             return _estimate(arguments[1:], output)
+        if arguments[:1] == ["--warm"]:
+            _warm_up(threads=int(arguments[1]))
+            arguments = awaited_job()
+            if not arguments:
+                return ExitCode.OK
         return _run(arguments, events, stop)
     except BrokenPipeError:  # whoever wanted the result is gone
         return ExitCode.ERROR
@@ -54,16 +72,30 @@ def main(arguments: list[str]) -> ExitCode:
 def _run(arguments: list[str], events: EventPipe, stop: StopRequest) -> ExitCode:
     job_file = _job_file(arguments)
 
-    from services.trainer.engine.job import read_job  # torch reads its settings at import
+    import torch  # reads its settings at import
+
+    from services.trainer.engine.job import read_job
     from services.trainer.engine.loop import Ending
+    from services.trainer.engine.memory_limit import limit_memory, tensor_files_bytes
     from services.trainer.engine.run import run_job
     from services.trainer.engine.team import assembled
 
     job = read_job(job_file)
     with assembled(job.processes, job_file, job.work_dir) as team:
+        if not torch.cuda.is_available():  # whose driver reserves far more than there is
+            mapped = tensor_files_bytes(job.base_model_dir, job.start_from, job.resume_from)
+            limit_memory(team.size, job.threads, mapped)
         sink = events if team.rank == 0 else NoEvents()
         ending = run_job(job, sink, stop, clock=time.monotonic, team=team)
-    return ExitCode.OK if ending is Ending.COMPLETE else ExitCode.STOPPED
+    return ExitCode.STOPPED if ending is Ending.STOPPED and team.rank == 0 else ExitCode.OK
+
+
+def _warm_up(threads: int) -> None:
+    """Imports what most runs need, which takes seconds, while there is nothing else to do."""
+    configure_libraries(threads)
+    quiet_libraries()
+    for module in _IMPORTED_BY_RUNS:
+        import_module(module)
 
 
 def _estimate(arguments: list[str], output: int) -> ExitCode:

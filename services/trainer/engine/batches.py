@@ -10,7 +10,7 @@ Three layouts of the same examples, which give the same loss and gradients:
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
 
@@ -34,7 +34,8 @@ class Batch:
     """`inputs` are the model's keyword arguments. The labeled tokens, in reading order, are
     `targets` (rows,), and `positions` (rows,) are where in the flattened hidden states each is
     predicted; behind the `labels` of them come rows with the target IGNORED. `tokens` counts what
-    is not padding. `layout` made it of the `examples`."""
+    is not padding. `layout` made it of the `examples`. `weights` (rows,) say how much the loss
+    counts each target, behind the labels 0; None: 1 each."""
 
     examples: Sequence[Example]
     layout: "Layout"
@@ -43,6 +44,7 @@ class Batch:
     targets: Tensor
     labels: int
     tokens: int
+    weights: Tensor | None
 
     def halves(self) -> tuple["Batch", ...]:
         """Two, each of half the examples; none of a single example."""
@@ -54,6 +56,11 @@ class Batch:
             self.layout(part, device) for part in (self.examples[:middle], self.examples[middle:])
         )
 
+    def silent(self) -> "Batch":
+        """One that is computed alike and counts nothing."""
+        targets = torch.full_like(self.targets, IGNORED)
+        return replace(self, targets=targets, labels=0, tokens=0, weights=None)
+
 
 Layout: TypeAlias = Callable[[Sequence[Example], torch.device], Batch]
 
@@ -63,9 +70,8 @@ def padded(examples: Sequence[Example], device: torch.device, most: int = 0) -> 
     token_ids = _rows([example.token_ids for example in examples], most)
     width = token_ids.shape[1]
     starts = [row * width for row in range(len(examples))]
-    positions, targets = _labels(examples, starts)
     inputs = {"input_ids": token_ids.to(device)}
-    return _batch(examples, partial(padded, most=most), inputs, positions, targets)
+    return _batch(examples, partial(padded, most=most), inputs, _labels(examples, starts))
 
 
 def packed(examples: Sequence[Example], device: torch.device) -> Batch:
@@ -81,9 +87,8 @@ def packed(examples: Sequence[Example], device: torch.device) -> Batch:
         token_ids[0, starts[-1] : end] = _tensor(example.token_ids)
         position_ids[0, starts[-1] : end] = torch.arange(len(example))
     position_ids[0, end:] = torch.arange(width - end)  # the padding: one more segment
-    positions, targets = _labels(examples, starts)
     inputs = {"input_ids": token_ids.to(device), "position_ids": position_ids.to(device)}
-    return _batch(examples, packed, inputs, positions, targets)
+    return _batch(examples, packed, inputs, _labels(examples, starts))
 
 
 def paired(decoder_start_id: int, most: int = 0) -> Layout:
@@ -104,48 +109,71 @@ def paired(decoder_start_id: int, most: int = 0) -> Layout:
             for row, length in enumerate(lengths)
         ]
         flat = torch.cat(positions)
+        weights = _weights(examples, [torch.arange(length) for length in lengths])
         inputs = {
             "input_ids": sources.to(device),
             "attention_mask": mask.to(device),
             "decoder_input_ids": decoder_ids.to(device),
         }
-        return _batch(examples, layout, inputs, flat, targets.flatten()[flat])
+        return _batch(examples, layout, inputs, _Labels(flat, targets.flatten()[flat], weights))
 
     return layout
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Labels:
+    """Where each labeled token is predicted, its id, and its weight: (labels,) each."""
+
+    positions: Tensor
+    targets: Tensor
+    weights: Tensor | None
+
+
 def _batch(
-    examples: Sequence[Example],
-    layout: Layout,
-    inputs: dict[str, Tensor],
-    positions: Tensor,
-    targets: Tensor,
+    examples: Sequence[Example], layout: Layout, inputs: dict[str, Tensor], labels: _Labels
 ) -> Batch:
     """On the device of the inputs."""
     device = inputs["input_ids"].device
-    padding = (0, -len(targets) % _PAD_LABELS_TO_MULTIPLE)
+    count, weights = len(labels.targets), labels.weights
+    padding = (0, -count % _PAD_LABELS_TO_MULTIPLE)
     return Batch(
         examples=examples,
         layout=layout,
         inputs=inputs,
-        positions=functional.pad(positions, padding).to(device),
-        targets=functional.pad(targets, padding, value=IGNORED).to(device),
-        labels=len(targets),
+        positions=functional.pad(labels.positions, padding).to(device),
+        targets=functional.pad(labels.targets, padding, value=IGNORED).to(device),
+        labels=count,
         tokens=sum(map(len, examples)),
+        weights=None if weights is None else functional.pad(weights, padding).to(device),
     )
 
 
-def _labels(examples: Sequence[Example], starts: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Where each labeled token is predicted, which is at the token before it, and its id."""
+def _labels(examples: Sequence[Example], starts: Sequence[int]) -> _Labels:
+    """A label is predicted at the token before it."""
+    places: list[Tensor] = []
     positions: list[Tensor] = []
     targets: list[Tensor] = []
     for example, start in zip(examples, starts, strict=True):
         labeled = torch.frombuffer(bytearray(example.labeled), dtype=torch.uint8)
         labeled[0] = 0  # nothing stands before the first token
         where = labeled.nonzero().flatten()
+        places.append(where)
         positions.append(where + (start - 1))
         targets.append(_tensor(example.token_ids)[where])
-    return torch.cat(positions), torch.cat(targets)
+    return _Labels(torch.cat(positions), torch.cat(targets), _weights(examples, places))
+
+
+def _weights(examples: Sequence[Example], places: Sequence[Tensor]) -> Tensor | None:
+    """Of the tokens at these places of the examples (labels,): float32; None if each counts 1."""
+    if all(example.weights is None for example in examples):
+        return None
+    return torch.cat([_weights_at(e, where) for e, where in zip(examples, places, strict=True)])
+
+
+def _weights_at(example: Example, where: Tensor) -> Tensor:
+    if example.weights is None:
+        return torch.ones(len(where))
+    return torch.frombuffer(example.weights, dtype=torch.float32)[where]
 
 
 def _rows(sequences: Sequence[Sequence[int]], most: int) -> Tensor:

@@ -80,6 +80,7 @@ class Environment:
     matmul_precision: str
     compute_dtype: str
     gains: tuple[str, ...]
+    sharded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

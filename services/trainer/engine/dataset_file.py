@@ -1,4 +1,8 @@
-"""The dataset file: Parquet with a column `messages` of conversations, or `text` of plain texts."""
+"""The dataset file: Parquet with a column `messages` of conversations, or `text` of plain texts.
+
+A message has a role, a content, and `train`, which says whether it is learnt; in a file of weighted
+messages `weight` in place of that, 0 of those that are not learnt.
+"""
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -56,11 +60,20 @@ def _opened(path: Path) -> Generator[Any]:
 
 def _conversation(row: Any) -> Conversation:
     try:
-        return tuple(Message(Role(m["role"]), _text(m["content"]), bool(m["train"])) for m in row)
+        return tuple(map(_message, row))
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidData(
-            f"messages must be a list of role, content and train, but a row is {str(row)[:200]}"
+            "messages must be a list of role, content and train or weight, but a row is "
+            f"{str(row)[:200]}"
         ) from error
+
+
+def _message(message: Any) -> Message:
+    role, content = Role(message["role"]), _text(message["content"])
+    if "weight" not in message:
+        return Message(role, content, bool(message["train"]))
+    weight = float(message["weight"])
+    return Message(role, content, train=True, weight=weight) if weight else Message(role, content)
 
 
 def _text(content: object) -> str:

@@ -1,8 +1,11 @@
 """Makes a run repeat itself bit for bit on the same machine."""
 
 import hashlib
+from typing import Any
 
 import torch
+
+_deterministic: Any = torch.utils.deterministic  # a module with a property, which is not typed
 
 
 def derived_seed(seed: int, *purpose: int | str) -> int:
@@ -21,7 +24,8 @@ def seed_randomness(seed: int, *purpose: int | str) -> None:
 
 
 def prepare_arithmetic(threads: int) -> str:
-    """Fixes the number of threads and the kernels; returns the matmul precision chosen.
+    """Fixes the number of threads and the kernels; returns the matmul precision chosen. On a GPU
+    every operation then has one order of its sums, or raises that it has no such kernel.
 
     Denormal numbers, below 1e-38, count as 0: some CPUs take 15 times as long for a product with
     one. "medium" lets float32 products run in oneDNN. On a CPU without AMX it keeps float32
@@ -32,9 +36,24 @@ def prepare_arithmetic(threads: int) -> str:
     _warm_up_vector_math()
     torch.set_num_threads(threads)
     amx = torch.cpu.get_capabilities().get("amx_tile", False)
-    precision = "highest" if amx or torch.cuda.is_available() else "medium"
+    cuda = torch.cuda.is_available()
+    if cuda:
+        _choose_repeatable_kernels()
+    precision = "highest" if amx or cuda else "medium"
     torch.set_float32_matmul_precision(precision)
     return precision
+
+
+def _choose_repeatable_kernels() -> None:
+    """For CUDA, where kernels may add up in the order that their threads happen to come in: those
+    of index_add, of gather's backward pass, and of fused attention's.
+
+    With `warn_only` fused attention would keep to its faster kernel. Memory that nothing has been
+    written to is not filled first, since nothing here reads it.
+    """
+    torch.use_deterministic_algorithms(True)
+    _deterministic.fill_uninitialized_memory = False
+    torch.backends.cudnn.benchmark = False
 
 
 def _warm_up_vector_math() -> None:

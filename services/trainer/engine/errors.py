@@ -1,5 +1,6 @@
 """What can end a run, told apart by whose fault it is."""
 
+import errno
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,10 +83,16 @@ def _ending(status: int) -> str:
 _FULL_MEMORY = (
     "out of memory",
     "can't allocate memory",
+    "cannot allocate memory",  # the C library's words for ENOMEM, of a file that cannot be mapped
+    "can't start new thread",  # whose stack found no place
+    "failed to allocate",  # not even the small object that stands for a tensor
     "bad_alloc",
     "_status_alloc_failed",  # of cuBLAS, cuDNN and their like
     "could not create a memory object",  # oneDNN
 )
+_FULL_MEMORY_IN_ALL = ("could not create a primitive", "could not execute a primitive")
+"""All that oneDNN says when it has no memory for a kernel. ("could not create a primitive
+descriptor" is something else: there is no such kernel.)"""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -96,5 +103,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """
     if isinstance(error, MemoryError | OutOfMemory):
         return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in text for words in _FULL_MEMORY)
+    told = text in _FULL_MEMORY_IN_ALL or any(words in text for words in _FULL_MEMORY)
+    return isinstance(error, RuntimeError) and told

@@ -16,8 +16,9 @@ from services.trainer.engine.team import Team
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """`loss` in nats per labeled token; `token_accuracy` the share of labeled tokens that were
-    the model's first choice; `tokens` without padding."""
+    """`loss` in nats per labeled token, weighted as in training; `token_accuracy` the share of
+    labeled tokens that were the model's first choice, each counted once whatever it weighs;
+    `tokens` without padding."""
 
     loss: float
     token_accuracy: float
@@ -30,21 +31,21 @@ def evaluate(model: TunableModel, batches: Iterable[Batch], team: Team) -> Evalu
     be a labeled token in one of them.
 
     Where memory runs out a batch is computed in halves. Raises OutOfMemory if a single example is
-    too much.
+    too much, or a batch of processes in step.
     """
-    sums = torch.zeros(4, dtype=torch.float64)
+    sums = torch.zeros(5, dtype=torch.float64)
     model.network.eval()
     with model.arithmetic():
         for batch in batches:
-            sums += _sums(model, batch)
+            sums += _whole_sums(model, batch) if team.in_step else _sums(model, batch)
     model.network.train()
     team.sum(sums)
-    loss_sum, correct_sum, labels, tokens = sums.tolist()
-    return Evaluation(loss_sum / labels, correct_sum / labels, int(tokens))
+    loss_sum, weight, correct_sum, labels, tokens = sums.tolist()
+    return Evaluation(loss_sum / weight, correct_sum / labels, int(tokens))
 
 
 def _sums(model: TunableModel, batch: Batch) -> Tensor:
-    """(4,): the losses, the right first choices, the labels and the tokens."""
+    """(5,): the losses, their weight, the right first choices, the labels and the tokens."""
     try:
         return _whole_sums(model, batch)
     except (RuntimeError, MemoryError) as error:
@@ -60,7 +61,9 @@ def _sums(model: TunableModel, batch: Batch) -> Tensor:
 def _whole_sums(model: TunableModel, batch: Batch) -> Tensor:
     logits = label_logits(model.network, model.head, batch)
     correct = (logits.argmax(-1) == batch.targets).sum()
-    loss = summed_cross_entropy(logits, batch.targets)
+    loss = summed_cross_entropy(logits, batch.targets, batch.weights)
+    weight = batch.labels if batch.weights is None else batch.weights.sum(dtype=torch.float64)
     return torch.tensor(
-        [loss.item(), correct.item(), batch.labels, batch.tokens], dtype=torch.float64
+        [loss.item(), float(weight), correct.item(), batch.labels, batch.tokens],
+        dtype=torch.float64,
     )

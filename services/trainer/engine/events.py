@@ -120,13 +120,27 @@ class CheckpointSaved:
 class Relieved:
     """Memory ran out in `step`, which is done again: from here on in parts of at most
     `micro_batch_tokens` padded tokens (0: of any number), and with `recompute` with activations
-    computed again instead of kept. A log line says so in words."""
+    computed again instead of kept. `message` says so in words."""
 
     type: ClassVar[str] = "relieved"
 
     step: int
     micro_batch_tokens: int
     recompute: bool
+    message: str
+
+
+Doing = Literal["step", "evaluation", "samples", "checkpoint", "result"]
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """Something other than a step begins, or what was begun before goes on: told once a second
+    while it does so in parts. Its end is told by the event that it leads to."""
+
+    type: ClassVar[str] = "alive"
+
+    doing: Doing
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +206,7 @@ Event = (
     | Sampled
     | CheckpointSaved
     | Relieved
+    | Alive
     | LogLine
     | Finished
     | Failed

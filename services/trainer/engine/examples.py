@@ -23,12 +23,14 @@ _SHOWN_ROWS = 20
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
     """Token ids (int32), and 1 for each token that the loss covers. `source_ids` are what an
-    encoder reads, else empty. `row` is the example's in the dataset, from 0."""
+    encoder reads, else empty. `row` is the example's in the dataset, from 0. `weights` (float32)
+    say how much the loss counts each token; None: each that it covers 1."""
 
     token_ids: "array[int]"  # quoted: subscriptable at run time from Python 3.12 on
     labeled: bytes
     source_ids: "array[int]" = field(default_factory=lambda: array("i"))
     row: int = 0
+    weights: "array[float] | None" = None
 
     def __len__(self) -> int:
         return len(self.source_ids) + len(self.token_ids)
@@ -46,7 +48,7 @@ class Examples:
 
     `skipped` counts examples without a labeled token within the limit, `truncated` those kept
     without their end, `dropped` those left out because they are too long. `digest` is a sha256
-    over the tokens, the labels and the split.
+    over the tokens, the labels, the weights and the split.
     """
 
     training: tuple[Example, ...]
@@ -185,7 +187,8 @@ def _held_out_rows(usable: Sequence[Example], fraction: float, seed: int) -> fro
 
 def _compact(encoded: EncodedExample, row: int) -> Example:
     source = array("i", encoded.source_ids)
-    return Example(array("i", encoded.token_ids), bytes(encoded.labeled), source, row)
+    weights = array("f", encoded.weights) if encoded.weights else None
+    return Example(array("i", encoded.token_ids), bytes(encoded.labeled), source, row, weights)
 
 
 def _digest(*parts: tuple[Example, ...]) -> str:
@@ -197,4 +200,6 @@ def _digest(*parts: tuple[Example, ...]) -> str:
             digest.update(example.token_ids.tobytes())
             digest.update(example.labeled)
             digest.update(example.source_ids.tobytes())
+            if example.weights is not None:
+                digest.update(b"weights\n" + example.weights.tobytes())
     return digest.hexdigest()

@@ -28,6 +28,11 @@ def resident_bytes() -> int:
     return _status_bytes("VmRSS")
 
 
+def data_bytes() -> int:
+    """What RLIMIT_DATA counts: addresses of private writable memory, used or not (Linux only)."""
+    return _status_bytes("VmData")
+
+
 def _status_bytes(name: str) -> int:
     """A size from proc(5)'s status, which counts in units of 1024 bytes."""
     for line in _STATUS.read_text().splitlines():

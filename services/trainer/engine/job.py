@@ -79,11 +79,13 @@ class Training:
 class Job:
     """One run. `job` is a label for people; `resume_from` is a checkpoint directory, if any (should
     it be of no use, the checkpoint before it serves); `start_from` the result of an earlier run of
-    the same method to train on from, if any.
+    the same method to train on from, if any. With `finish` the run does no further step: its result
+    is the best of the checkpoint and those beside it.
 
     `dataset_file` is Parquet with a column `messages` or `text` (see `examples`); checkpoints go to
     `work_dir`/checkpoints, the result to `work_dir`/artifacts. The run takes `processes`, each of
-    so many `threads`. `switches` turn single gains of speed off, to measure them.
+    so many `threads`. With `sharding` "full" each of them keeps a part of the model, with "none"
+    all of it. `switches` turn single gains of speed off, to measure them.
     """
 
     __pydantic_config__ = _STRICT
@@ -99,6 +101,8 @@ class Job:
     threads: Annotated[int, Field(ge=1, le=1024)]
     processes: Annotated[int, Field(ge=1, le=1024)] = 1
     start_from: DirectoryPath | None = None
+    finish: bool = False
+    sharding: Literal["auto", "none", "full"] = "auto"
     switches: Switches = field(default_factory=Switches)
 
     @property

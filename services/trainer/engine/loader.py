@@ -1,5 +1,6 @@
 """Batches, prepared ahead of the step in another thread."""
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,16 +18,17 @@ from services.trainer.engine.team import Team
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Share:
-    """One process's part of a step. `batches` are computed one after the other; `labels` and
-    `tokens` count those of the whole step, over all processes."""
+    """One process's part of a step. `batches` are computed one after the other; `weight`, that of
+    all labeled tokens, and `tokens` are of the whole step, over all processes."""
 
     batches: tuple[Batch, ...]
-    labels: int
+    weight: float
     tokens: int
 
 
 class Loader:
-    """Gives the share of a step; while it is computed the next one is made ready."""
+    """Gives the share of a step; while it is computed the next one is made ready, if it is to
+    `prefetch`."""
 
     def __init__(
         self,
@@ -35,9 +37,11 @@ class Loader:
         layout: Layout,
         device: torch.device,
         team: Team,
+        *,
+        prefetch: bool = True,
     ) -> None:
         self._examples, self._plan, self._layout = examples, plan, layout
-        self._device, self._team = device, team
+        self._device, self._team, self._prefetches = device, team, prefetch
         self._thread = ThreadPoolExecutor(1, "batches")
         self._ahead: tuple[tuple[int, int], Future[Share]] | None = None
 
@@ -56,8 +60,9 @@ class Loader:
         """This process's batches of `step`, of at most `limit` padded tokens each (0: any)."""
         asked = (step, limit)
         share = self._made_ahead(asked) or self._make(*asked)
-        following = (step + 1, limit)
-        self._ahead = following, self._thread.submit(self._make, *following)
+        if self._prefetches:
+            following = (step + 1, limit)
+            self._ahead = following, self._thread.submit(self._make, *following)
         return share
 
     def rows(self, step: int) -> list[int]:
@@ -75,20 +80,31 @@ class Loader:
     def _make(self, step: int, limit: int) -> Share:
         examples = [self._examples[i] for i in self._plan.batch(step)]
         batches = divided(examples, self._layout, self._device, self._team, limit)
-        labels = sum(map(count_labels, examples))
-        return Share(tuple(batches), labels, sum(map(len, examples)))
+        weight = sum(map(label_weight, examples))
+        return Share(tuple(batches), weight, sum(map(len, examples)))
 
 
 def divided(
     examples: Sequence[Example], layout: Layout, device: torch.device, team: Team, limit: int
 ) -> list[Batch]:
     """This process's part of the examples, which come shortest first, as batches of at most
-    `limit` padded tokens (0: any number)."""
-    runs = parts([len(example) for example in examples], team.size, limit)[team.rank]
-    return [layout(examples[run.start : run.stop], device) for run in runs]
+    `limit` padded tokens (0: any number). Of processes in step each has as many as any other."""
+    shares = parts([len(example) for example in examples], team.size, limit)
+    batches = [layout(examples[run.start : run.stop], device) for run in shares[team.rank]]
+    if team.in_step:
+        missing = max(map(len, shares)) - len(batches)
+        batches += [layout(examples[:1], device).silent() for _ in range(missing)]
+    return batches
 
 
 def count_labels(example: Example) -> int:
     """How many tokens the loss covers; the first is never predicted, but by an encoder."""
     counted = example.labeled if example.source_ids else example.labeled[1:]
     return sum(counted)
+
+
+def label_weight(example: Example) -> float:
+    """How much the loss counts those tokens together; their number where none is weighted."""
+    if example.weights is None:
+        return count_labels(example)
+    return math.fsum(example.weights if example.source_ids else example.weights[1:])

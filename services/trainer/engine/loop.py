@@ -9,22 +9,32 @@ import math
 from dataclasses import replace
 from enum import Enum, auto
 
+from torch import Tensor
+
 from services.trainer.engine.batches import Batch
 from services.trainer.engine.checkpoint import (
     Progress,
     checkpoint_path,
     drop_old_checkpoints,
+    load_checkpoint,
     save_checkpoint,
 )
-from services.trainer.engine.errors import TrainingDiverged
+from services.trainer.engine.errors import (
+    CheckpointRefused,
+    Fault,
+    InvalidJob,
+    TrainingDiverged,
+)
 from services.trainer.engine.evaluation import evaluate
 from services.trainer.engine.events import (
     CheckpointSaved,
     Evaluated,
+    LogLine,
     Sampled,
     StepDone,
 )
 from services.trainer.engine.loader import Loader, divided
+from services.trainer.engine.memory_limit import tighten_memory_limit
 from services.trainer.engine.samples import answers
 from services.trainer.engine.schedule import learning_rate
 from services.trainer.engine.state import Run
@@ -45,7 +55,9 @@ def train(run: Run, progress: Progress) -> tuple[Ending, Progress]:
     training = run.job.training
     first_step = progress.step
     run.model.network.train()
-    with Loader(run.examples.training, run.plan, run.layout, run.model.device, run.team) as loader:
+    if run.model.device.type == "cpu":
+        tighten_memory_limit(run.team.size, run.job.threads)
+    with _loader(run) as loader:
         while progress.step < run.total_steps and not stalled(run, progress):
             if run.team.leader_says(run.stop.requested):
                 _save(run, progress)
@@ -83,6 +95,46 @@ def train(run: Run, progress: Progress) -> tuple[Ending, Progress]:
     return Ending.COMPLETE, progress
 
 
+def conclude(run: Run, progress: Progress) -> Progress:
+    """What belongs to a last step, for a run that has `progress` from a checkpoint and is to do no
+    other. Finds its best parameters, should those be of an earlier step.
+
+    Raises InvalidJob if no step was ever done, and TrainingDiverged.
+    """
+    if progress.step == 0:
+        raise InvalidJob(Fault("finish", "no step was done: there is nothing to make a result of"))
+    step, every = progress.step, run.job.training.evaluate_every
+    if run.examples.validation and not _due(step, every, run.total_steps):
+        progress = _evaluate(run, progress)
+    if run.best is None and progress.best_step not in (None, step):
+        run.best = _best_beside(run, progress)
+    return progress
+
+
+def _best_beside(run: Run, progress: Progress) -> dict[str, Tensor] | None:
+    """The parameters of the best step, if a checkpoint of it lies beside the one resumed from."""
+    resumed_from, best_step = run.job.resume_from, progress.best_step
+    if resumed_from is None or best_step is None:
+        return None
+    path = checkpoint_path(resumed_from.parent, best_step)
+    try:
+        return load_checkpoint(path, run.identity).trainable
+    except CheckpointRefused as error:
+        run.events.emit(LogLine("warning", f"{error}; the result is not the best model"))
+        return None
+
+
+def _loader(run: Run) -> Loader:
+    return Loader(
+        run.examples.training,
+        run.plan,
+        run.layout,
+        run.model.device,
+        run.team,
+        prefetch=run.job.switches.prefetch,
+    )
+
+
 def stalled(run: Run, progress: Progress) -> bool:
     """Whether the held-out loss has not fallen for as long as the job has patience."""
     patience = run.job.training.early_stopping_patience
@@ -91,7 +143,8 @@ def stalled(run: Run, progress: Progress) -> bool:
 
 def _evaluate(run: Run, progress: Progress) -> Progress:
     training, held_out = run.job.training, run.examples.validation
-    result = evaluate(run.model, held_out_batches(run, progress), run.team)
+    with run.begun("evaluation"):
+        result = evaluate(run.model, run.each(held_out_batches(run, progress)), run.team)
     if not math.isfinite(result.loss):
         rows = [example.row for example in held_out]
         raise TrainingDiverged(progress.step, f"held-out loss {result.loss}", rows)
@@ -106,9 +159,10 @@ def _evaluate(run: Run, progress: Progress) -> Progress:
             best_loss=best,
         )
     )
-    if training.sample_count and run.team.rank == 0:
+    if training.sample_count and (run.team.rank == 0 or run.team.in_step):
         shown = held_out[: training.sample_count]
-        samples = answers(run.model, shown, run.encoder, training.sample_max_tokens)
+        with run.begun("samples"):
+            samples = answers(run.model, run.each(shown), run.encoder, training.sample_max_tokens)
         run.events.emit(Sampled(progress.step, samples))
     accuracy = result.token_accuracy
     progress = replace(progress, validation_loss=result.loss, token_accuracy=accuracy)
@@ -143,20 +197,24 @@ def _is_worth_keeping(run: Run, progress: Progress) -> bool:
 
 
 def _save(run: Run, progress: Progress) -> None:
-    if run.team.rank > 0 or run.saved_step == progress.step:
+    if run.saved_step == progress.step:
         return
     training, directory = run.job.training, run.job.checkpoints_dir
     path = checkpoint_path(directory, progress.step)
-    digest = save_checkpoint(
-        path,
-        progress,
-        run.identity,
-        run.environment,
-        run.model.trainable_tensors(),
-        run.optimizer.state(),
-        run.best,
-    )
-    run.saved_step = progress.step
+    with run.begun("checkpoint"):
+        trainable, moments = run.model.trainable_tensors(), run.optimizer.state()
+        run.saved_step = progress.step
+        if run.team.rank > 0:
+            return
+        digest = save_checkpoint(
+            path,
+            progress,
+            run.identity,
+            run.environment,
+            trainable,
+            moments,
+            run.best,
+        )
     run.events.emit(CheckpointSaved(progress.step, str(path), digest))
     kept, every = training.keep_last_checkpoints, training.keep_checkpoint_every
     drop_old_checkpoints(directory, progress, kept, every)

@@ -24,9 +24,22 @@ def label_logits(network: nn.Module, head: nn.Module, batch: Batch) -> Tensor:
     return logits.squeeze(0)
 
 
-def summed_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Nats, summed over the labeled tokens; computed in float32."""
-    return functional.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
+def summed_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Nats, summed over the labeled tokens, each as often as its weight says; in float32."""
+    if weights is None:
+        return functional.cross_entropy(
+            logits.float(), targets, ignore_index=IGNORED, reduction="sum"
+        )
+    losses = functional.cross_entropy(
+        logits.float(), targets, ignore_index=IGNORED, reduction="none"
+    )
+    return (losses * weights).sum()  # not a product of vectors, which autocast would round
+
+
+def selected_logits(network: nn.Module, _head: nn.Module, batch: Batch) -> Tensor:
+    """What `label_logits` gives, from a head that runs at every token, as it usually does."""
+    logits: Tensor = network(**batch.inputs, use_cache=False).logits
+    return logits.flatten(0, 1).index_select(0, batch.positions)
 
 
 @contextmanager

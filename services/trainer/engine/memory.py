@@ -31,7 +31,7 @@ def relieved(progress: Progress, lengths: Sequence[int], shares: int, mode: str)
 
 
 def in_words(progress: Progress) -> str:
-    """What holds from here on, for the log."""
+    """What holds from here on, for a person."""
     changes: list[str] = []
     if progress.micro_batch_tokens:
         changes.append(f"at most {progress.micro_batch_tokens} tokens are computed at a time")

@@ -24,14 +24,15 @@ _WINDOW_BATCHES = 50
 class Plan:
     """The order of training. `lengths[i]` is the token count of example i; at least one.
 
-    A step holds `batch_size` examples, or if `batch_tokens` is above 0 as many of like length as
-    fit into that many tokens with their padding, at least one.
+    A step holds `batch_size` examples, or if `batch_tokens` is above 0 as many as fit into that
+    many tokens with their padding, at least one: of like length, unless `group_by_length` is false.
     """
 
     lengths: tuple[int, ...]
     seed: int
     batch_size: int
     batch_tokens: int = 0
+    group_by_length: bool = True
     _starts: list[int] = field(default_factory=lambda: [0], init=False, repr=False)
     """The number of steps before each epoch; grows as later ones are asked for."""
 
@@ -54,10 +55,15 @@ class Plan:
         return _epoch_batches(self, epoch)[index]
 
     @property
+    def window_batches(self) -> int:
+        """From how many batches' worth of examples, drawn together, each one is cut."""
+        return _WINDOW_BATCHES if self.group_by_length else 1
+
+    @property
     def digest(self) -> str:
         """A sha256 that two plans share only if they order the same examples alike."""
         state = json.dumps(
-            [_WINDOW_BATCHES, self.seed, self.batch_size, self.batch_tokens, self.lengths]
+            [self.window_batches, self.seed, self.batch_size, self.batch_tokens, self.lengths]
         )
         first_epoch = json.dumps(_epoch_batches(self, 0))
         return hashlib.sha256(f"{state}\n{first_epoch}".encode()).hexdigest()
@@ -130,7 +136,7 @@ def _cut(lengths: Sequence[int], group: range, limit: int) -> list[range]:
 @lru_cache(maxsize=2)
 def _epoch_batches(plan: Plan, epoch: int) -> tuple[Indices, ...]:
     order = shuffled(len(plan.lengths), plan.seed, "epoch", epoch)
-    window = _examples_a_batch(plan) * _WINDOW_BATCHES
+    window = _examples_a_batch(plan) * plan.window_batches
     batches: list[Indices] = []
     for start in range(0, len(order), window):
         by_length = sorted(order[start : start + window], key=plan.lengths.__getitem__)

@@ -40,7 +40,13 @@ def prepare(job: Job) -> Preparation:
     encoder = encoder_for(job.dataset_file, job.base_model_dir)
     examples = load_examples(job.dataset_file, encoder, max_tokens, job.training, job.seed)
     lengths = tuple(map(len, examples.training))
-    plan = Plan(lengths, job.seed, job.training.batch_size, job.training.batch_tokens)
+    plan = Plan(
+        lengths,
+        job.seed,
+        job.training.batch_size,
+        job.training.batch_tokens,
+        group_by_length=job.switches.group_by_length,
+    )
     return Preparation(
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
         precision=precision,

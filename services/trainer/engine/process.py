@@ -35,7 +35,8 @@ def ask_for_huge_pages() -> None:
     """Starts this program anew, as the same process, with glibc asking for huge pages.
 
     The tensors of a step come and go, and fresh memory is cleared page by page: with pages of
-    2 MiB that is some hundred times fewer. glibc reads the wish when a program starts.
+    2 MiB that is some hundred times fewer. glibc reads the wish when a program starts. An operator
+    who sets GLIBC_TUNABLES, if only to nothing, has his way.
     """
     if sys.platform == "linux" and _TUNABLES not in os.environ:
         os.environ[_TUNABLES] = "glibc.malloc.hugetlb=1"
@@ -54,6 +55,18 @@ class StopRequest:
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self.requested = True
+
+
+def awaited_job() -> list[str]:
+    """The arguments that this engine, which is warm by now, is given over standard input: a line of
+    JSON with a `job_file` and an `environment` to add to its own. None where whoever keeps it wants
+    it no more, or is gone."""
+    line = sys.stdin.readline()
+    if not line:
+        return []
+    told = json.loads(line)
+    os.environ.update(told["environment"])
+    return [told["job_file"]]
 
 
 def claim_stdout() -> int:
@@ -112,4 +125,5 @@ def configure_libraries(threads: int) -> None:
         MKL_NUM_THREADS=str(threads),
         OMP_DYNAMIC="FALSE",
         MKL_DYNAMIC="FALSE",
+        CUBLAS_WORKSPACE_CONFIG=":4096:8",  # workspaces of a fixed size, so that sums keep order
     )

@@ -4,7 +4,7 @@ import gc
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import peft
 import torch
@@ -34,7 +34,7 @@ from services.trainer.engine.events import (
 from services.trainer.engine.examples import Examples
 from services.trainer.engine.footprint import peak_memory_bytes
 from services.trainer.engine.job import Job
-from services.trainer.engine.loop import Ending, train
+from services.trainer.engine.loop import Ending, conclude, train
 from services.trainer.engine.model import TunableModel, load_tunable_model
 from services.trainer.engine.optimizer import Optimizer
 from services.trainer.engine.packing import require_separation
@@ -42,6 +42,7 @@ from services.trainer.engine.plan import Plan
 from services.trainer.engine.precision import compute_dtype
 from services.trainer.engine.preparation import layout, prepare
 from services.trainer.engine.process import StopRequest
+from services.trainer.engine.sharding import is_to_be_sharded
 from services.trainer.engine.state import Run
 from services.trainer.engine.team import Team
 
@@ -61,7 +62,10 @@ def run_job(
     checkpoint = _checkpoint(job, identity, team, events)
 
     seed_randomness(job.seed, "initial weights")
-    model = load_tunable_model(job, compute_dtype(job, ready.device), ready.device)
+    sharded = is_to_be_sharded(job, team.size, ready.device)
+    team = replace(team, in_step=sharded)
+    dtype = compute_dtype(job, ready.device)
+    model = load_tunable_model(job, dtype, ready.device, sharded=sharded)
     run = Run(
         job=job,
         examples=ready.examples,
@@ -70,9 +74,9 @@ def run_job(
         plan=ready.plan,
         total_steps=ready.total_steps,
         model=model,
-        optimizer=Optimizer(model.trainable, job.training),
+        optimizer=Optimizer(model.trainable, job.training, fused=job.switches.fused_adamw),
         identity=identity,
-        environment=_environment(job, model, ready.precision),
+        environment=_environment(job, model, ready.precision, sharded),
         team=team,
         events=events,
         stop=stop,
@@ -80,7 +84,7 @@ def run_job(
     )
     if job.training.packing:
         require_separation(model)
-    progress = checkpoint.progress if checkpoint else _beginning(job)
+    progress = checkpoint.progress if checkpoint else _beginning(job, team)
     _report_start(run, progress)
     _report_limits(run, ready.max_tokens)
     if checkpoint:
@@ -88,7 +92,11 @@ def run_job(
     if progress.recompute:
         model.recompute_activations()
     gc.freeze()  # what is loaded by now lives to the end: the collector need not look at it
-    ending, progress = train(run, progress)
+    ending = Ending.COMPLETE
+    if job.finish:
+        progress = conclude(run, progress)
+    else:
+        ending, progress = train(run, progress)
     if ending is Ending.COMPLETE:
         _finish(run, progress)
     return ending
@@ -113,10 +121,12 @@ def _checkpoint(job: Job, identity: Identity, team: Team, events: EventSink) -> 
     return checkpoint
 
 
-def _beginning(job: Job) -> Progress:
+def _beginning(job: Job, team: Team) -> Progress:
+    """Processes in step can not do a step again with less memory, and begin with the least."""
+    mode = job.training.gradient_checkpointing
     return Progress(
         micro_batch_tokens=job.training.micro_batch_tokens,
-        recompute=job.training.gradient_checkpointing == "on",
+        recompute=mode == "on" or (mode == "auto" and team.in_step),
     )
 
 
@@ -137,7 +147,7 @@ def _identity(job: Job, examples: Examples, plan: Plan) -> Identity:
     )
 
 
-def _environment(job: Job, model: TunableModel, precision: str) -> Environment:
+def _environment(job: Job, model: TunableModel, precision: str, sharded: bool) -> Environment:
     return Environment(
         torch=torch.__version__,
         transformers=transformers.__version__,
@@ -148,6 +158,7 @@ def _environment(job: Job, model: TunableModel, precision: str) -> Environment:
         matmul_precision=precision,
         compute_dtype=str(model.compute_dtype).removeprefix("torch."),
         gains=model.gains,
+        sharded=sharded,
     )
 
 
@@ -167,7 +178,8 @@ def _restore(run: Run, checkpoint: Checkpoint) -> None:
 
 
 def _finish(run: Run, progress: Progress) -> None:
-    artifacts = _write_result(run, progress) if run.team.rank == 0 else ()
+    model = _whole_model(run)
+    artifacts = _write_result(run, progress, model) if run.team.rank == 0 else ()
     peak = torch.tensor(float(peak_memory_bytes(run.model.device)), dtype=torch.float64)
     run.team.sum(peak)
     last = (progress.validation_loss, progress.token_accuracy)
@@ -187,14 +199,27 @@ def _finish(run: Run, progress: Progress) -> None:
     )
 
 
-def _write_result(run: Run, progress: Progress) -> tuple[Artifact, ...]:
+def _whole_model(run: Run) -> TunableModel:
+    """The run's; if that is in shards, one that holds the same on the leader's CPU."""
+    if not run.team.in_step:
+        return run.model
+    trained = run.model.trainable_tensors()
+    if run.team.rank > 0:
+        return run.model
+    whole = load_tunable_model(run.job, run.model.compute_dtype, torch.device("cpu"))
+    whole.set_trainable_tensors(trained)
+    return whole
+
+
+def _write_result(run: Run, progress: Progress, model: TunableModel) -> tuple[Artifact, ...]:
     if run.best is not None:
-        run.model.set_trainable_tensors(run.best)
+        model.set_trainable_tensors(run.best)
         text = (
             f"the result is the model of step {progress.best_step}, the best on held-out examples"
         )
         run.events.emit(LogLine("info", text))
-    return write_artifacts(run.job, run.model)
+    with run.begun("result"):
+        return write_artifacts(run.job, model)
 
 
 def _report_start(run: Run, progress: Progress) -> None:

@@ -1,7 +1,7 @@
 """Answers to held-out prompts, so that a person can read how far the training is."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from itertools import takewhile
 from typing import Any
 
@@ -23,7 +23,7 @@ _LONGEST_TEXT = 2048
 
 @torch.no_grad()
 def answers(
-    model: TunableModel, examples: Sequence[Example], encoder: Encoder, max_tokens: int
+    model: TunableModel, examples: Iterable[Example], encoder: Encoder, max_tokens: int
 ) -> tuple[Sample, ...]:
     """The likeliest next tokens after the prompt of each example, `max_tokens` at most; draws
     nothing at random."""

@@ -9,17 +9,17 @@ from torch import autograd
 from services.trainer.engine.checkpoint import Progress
 from services.trainer.engine.determinism import seed_randomness
 from services.trainer.engine.errors import TrainingDiverged, is_out_of_memory
-from services.trainer.engine.events import LogLine, Relieved
+from services.trainer.engine.events import Relieved
 from services.trainer.engine.fast import summed_cross_entropy
 from services.trainer.engine.loader import Loader, Share
-from services.trainer.engine.loss import label_logits, summed_loss
+from services.trainer.engine.loss import label_logits, selected_logits, summed_loss
 from services.trainer.engine.memory import in_words, relieved
 from services.trainer.engine.state import Run
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`loss` in nats per labeled token; `tokens` without padding, over all processes."""
+    """`loss` in nats per labeled token, weighted; `tokens` without padding, over all processes."""
 
     loss: float
     gradient_norm: float
@@ -60,30 +60,32 @@ def _gradients(run: Run, loader: Loader, progress: Progress) -> tuple[float, int
         share = loader.share(step, progress.micro_batch_tokens)
         sums[0] = _accumulate(run, step, share)
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
+        if run.team.in_step or not is_out_of_memory(error):
+            raise  # those in step wait for this one in the middle of theirs
         sums[1] = 1
     run.team.sum(sums)
     loss_sum, out_of_memory = sums.tolist()
     if share is None or out_of_memory:
         return None
     run.team.sum_gradients(run.model.trainable.values())
-    return loss_sum / share.labels, share.tokens
+    return loss_sum / share.weight, share.tokens
 
 
 def _accumulate(run: Run, step: int, share: Share) -> float:
-    """The summed loss of this process's batches; their gradients are weighted by tokens, not by
-    batches."""
+    """The summed loss of this process's batches; their gradients are weighted by tokens, and
+    by what these weigh, not by batches."""
     model = run.model
     loss_of = summed_cross_entropy if "in_place_loss" in model.gains else summed_loss
+    logits_of = label_logits if "labeled_logits" in model.gains else selected_logits
     total = torch.zeros((), device=model.device)
     for index, batch in enumerate(share.batches):
         seed_randomness(run.job.seed, "dropout", step, run.team.rank, index)
         with model.arithmetic():
-            logits = label_logits(model.network, model.head, batch)
-            loss = loss_of(logits, batch.targets)
-        autograd.backward(loss / share.labels)
+            logits = logits_of(model.network, model.head, batch)
+            loss = loss_of(logits, batch.targets, batch.weights)
+        autograd.backward(loss / share.weight)
         total += loss.detach()
+        run.goes_on()
     return total.item()
 
 
@@ -93,6 +95,6 @@ def _relieve(run: Run, step: int, progress: Progress) -> Progress:
     less = relieved(progress, lengths, run.team.size, mode)
     if less.recompute and not progress.recompute:
         run.model.recompute_activations()
-    run.events.emit(Relieved(step, less.micro_batch_tokens, less.recompute))
-    run.events.emit(LogLine("warning", in_words(less)))
+    message = in_words(less)
+    run.events.emit(Relieved(step, less.micro_batch_tokens, less.recompute, message))
     return less

@@ -1,7 +1,8 @@
 """The processes that train one job together, each on its share of every batch.
 
-On a CPU several processes of one thread outrun as many threads of one process. They meet through
-a file, and talk over the loopback device: one host is all they need.
+On a CPU several processes of one thread outrun as many threads of one process. The first starts the
+others then; they meet through a file, and talk over the loopback device: one host is all they need.
+On GPUs, one for each process, `launch` starts them all, or torchrun itself does.
 """
 
 import os
@@ -19,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from services.trainer.engine.errors import HelperLost, OutOfMemory
+from services.trainer.engine.errors import Fault, HelperLost, InvalidJob, OutOfMemory
 from services.trainer.engine.process import ExitCode
 
 _distributed: Any = dist  # exports more than it declares
@@ -29,6 +30,8 @@ RANK = "ANNEAL_ENGINE_RANK"
 
 _MEETING = ".team"
 _MEETING_PATIENCE = timedelta(minutes=5)
+_LONGEST_WAIT = timedelta(minutes=30)
+"""For each other: the leader may have a large checkpoint to write."""
 _PAUSE_S = 0.05
 _LAST_WORDS_S = 2.0
 """How long a process may take to be seen to have ended after its connections have."""
@@ -36,10 +39,12 @@ _LAST_WORDS_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Team:
-    """Process `rank` of `size`; 0 leads, and alone speaks and writes."""
+    """Process `rank` of `size`; 0 leads, and alone speaks and writes. Those `in_step` have parts of
+    one model, and call it as often as each other, each needing all others for that."""
 
     rank: int = 0
     size: int = 1
+    in_step: bool = False
 
     def sum(self, values: Tensor) -> None:
         """Adds up `values` over all processes, in place; every process gets the same bits."""
@@ -58,8 +63,9 @@ class Team:
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Adds up the gradients over all processes; one that is missing counts as 0, but where no
-        process has one there stays none, and the parameter as it is."""
-        if self.size == 1:
+        process has one there stays none, and the parameter as it is. (Those in step have added up
+        theirs on the way.)"""
+        if self.size == 1 or self.in_step:
             return
         held = list(parameters)
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in held]
@@ -78,7 +84,14 @@ def assembled(size: int, job_file: Path, work_dir: Path) -> Generator[Team]:
     When the block ends without an exception the helpers have ended too; after one, or should this
     process be killed, they are killed. Raises HelperLost or OutOfMemory if a helper's end is what
     ended the block, or kept the processes from meeting.
+
+    Where torchrun started this process nothing is left to start, and it sees to the others' end.
+    Raises InvalidJob if it did not start `size`.
     """
+    if dist.is_torchelastic_launched():
+        with _launched(size) as team:
+            yield team
+        return
     if size == 1:
         yield Team()
         return
@@ -106,6 +119,21 @@ def assembled(size: int, job_file: Path, work_dir: Path) -> Generator[Team]:
         for helper in helpers:
             helper.kill()
             helper.wait()
+
+
+@contextmanager
+def _launched(size: int) -> Generator[Team]:
+    """By torchrun, which tells each process of its place by the environment."""
+    rank, launched = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if launched != size:
+        raise InvalidJob(Fault("processes", f"is {size}, but {launched} were launched"))
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, timeout=_LONGEST_WAIT)
+    yield Team(rank, size)
+    dist.destroy_process_group()
 
 
 def _gather(store: Any, rank: int, helpers: "Sequence[subprocess.Popen[bytes]]") -> None:

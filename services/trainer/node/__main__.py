@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from dataclasses import replace
+from collections.abc import Sequence
 
 import grpc.aio
 import structlog
@@ -19,11 +19,14 @@ from services.common.directories import Directories
 from services.common.ids import new_uid
 from services.trainer.node.agent import Agent
 from services.trainer.node.attempt import Attempt, AttemptSettings
-from services.trainer.node.backends import Backends
+from services.trainer.node.backends import BUILTIN, Backends
+from services.trainer.node.capabilities import About, SelfTest
 from services.trainer.node.config import NodeConfig
 from services.trainer.node.device import Host
+from services.trainer.node.engines import WarmEngines, cold, launched
 from services.trainer.node.lease import Lease
 from services.trainer.node.leases_grpc import GrpcLeases
+from services.trainer.node.room import Room, environment_of, visible_gpus
 from services.trainer.node.telemetry import Telemetry
 from services.trainer.node.work_dir import sole_use
 
@@ -35,7 +38,8 @@ async def run() -> None:
     logs.configure(config.log_level)
     tls = Tls(ca_file=config.tls_ca) if config.tls_ca else None
     channel = open_channel(config.trainer_address, tls=tls, api_key=config.api_key or None)
-    bus = await NatsBus.connect(config.nats_url, name=config.node_name)
+    name, replicas = config.node_name, config.nats_replicas
+    bus = await NatsBus.connect(config.nats_url, name=name, replicas=replicas)
     agent = make_agent(config, channel, bus, ObstoreBlobs.open(config.blobs_url))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, agent.stop)
@@ -50,26 +54,47 @@ async def run() -> None:
 
 def make_agent(config: NodeConfig, channel: grpc.aio.Channel, bus: Bus, blobs: Blobs) -> Agent:
     """A node on these parts."""
-    host = Host(config.engine_threads * config.engine_processes, config.speed_limit_s)
+    threads = config.engine_threads * config.engine_processes
+    host = Host(threads, config.speed_limit_s)
     backends = Backends(config.unsloth_python, config.axolotl_python)
-    leases = GrpcLeases(
-        NodeLeaseServiceStub(channel), config.node_name, new_uid, host, backends.installed()
+    gpus = visible_gpus()
+    about = About(
+        labels=config.labels_by_key(),
+        device_count=max(1, len(gpus)),
+        engine_count=config.engines,
+        self_test=SelfTest(threads, config.self_test_limit_s),
     )
-    directories = Directories(blobs, config.cache_dir)
-    attempt_settings = AttemptSettings(
-        work_dir=config.work_dir,
-        threads=config.engine_threads,
-        processes=config.engine_processes,
-        grace_s=config.engine_grace_s,
-        storage_patience_s=config.storage_patience_s,
-    )
+    stub, installed = NodeLeaseServiceStub(channel), backends.installed()
+    leases = GrpcLeases(stub, config.node_name, new_uid, host, installed, about)
+    limit_bytes = round(config.cache_limit_gb * 10**9)
+    directories = Directories(blobs, config.cache_dir, limit_bytes)
+    # CUDA reads which GPUs there are when torch is imported: too early for one of several.
+    warm_engines = config.warm_engines if len(gpus) <= 1 else 0
+    warm = WarmEngines(backends.program(BUILTIN), config.engine_threads, warm_engines)
 
-    def start_attempt(lease: Lease) -> Attempt:
+    def start_attempt(lease: Lease, gpus: Sequence[str]) -> Attempt:
         telemetry = Telemetry(bus, SystemClock(), lease.job, lease.attempt)
-        program = replace(attempt_settings, engine=backends.program(lease.backend))
-        return Attempt(lease, leases, directories, telemetry, program)
+        environment = environment_of(gpus)
+        together = lease.backend == BUILTIN and len(gpus) > 1
+        if together:
+            start_engine = launched(len(gpus), environment)
+        elif lease.backend == BUILTIN:
+            start_engine = warm.starter(environment)
+        else:
+            start_engine = cold(backends.program(lease.backend), environment)
+        settings = AttemptSettings(
+            work_dir=config.work_dir,
+            threads=config.engine_threads,
+            processes=len(gpus) if together else config.engine_processes,
+            grace_s=config.engine_grace_s,
+            storage_patience_s=config.storage_patience_s,
+            start_engine=start_engine,
+            patience=config.patience(lease.backend),
+        )
+        return Attempt(lease, leases, directories.for_one_user(), telemetry, settings)
 
-    return Agent(leases, start_attempt, config.claim_wait_s)
+    room = Room(config.engines, gpus)
+    return Agent(leases, start_attempt, config.claim_wait_s, room, warm)
 
 
 if __name__ == "__main__":

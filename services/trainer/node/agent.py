@@ -1,63 +1,92 @@
 """The node's life: claim a job, train it, claim the next, until it is told to stop."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from services.trainer.node.attempt import Attempt
+from services.trainer.node.engines import WarmEngines
 from services.trainer.node.lease import Cause, Lease, Leases
 from services.trainer.node.retrying import repeated
+from services.trainer.node.room import Room
+
+StartAttempt = Callable[[Lease, Sequence[str]], Attempt]
 
 
 class Agent:
-    """Works on one job at a time. `start_attempt` makes the attempt of a lease."""
+    """Works on as many jobs at a time as there is room for. `start_attempt` makes the attempt of a
+    lease on these GPUs."""
 
     def __init__(
-        self, leases: Leases, start_attempt: Callable[[Lease], Attempt], claim_wait_s: float
+        self,
+        leases: Leases,
+        start_attempt: StartAttempt,
+        claim_wait_s: float,
+        room: Room,
+        warm: WarmEngines,
     ) -> None:
         self._leases = leases
         self._start_attempt = start_attempt
         self._claim_wait_s = claim_wait_s
+        self._room = room
+        self._warm = warm
         self._stopping = asyncio.Event()
-        self._attempt: Attempt | None = None
+        self._attempts: dict[asyncio.Task[None], Attempt] = {}
 
     def stop(self) -> None:
-        """Claims nothing more; a running engine writes a checkpoint and its job is handed back."""
+        """Claims nothing more; engines write a checkpoint, and their jobs are handed back."""
         self._stopping.set()
-        if self._attempt is not None:
-            self._attempt.stop(Cause.NODE_STOPPING)
+        for attempt in self._attempts.values():
+            attempt.stop(Cause.NODE_STOPPING)
 
     async def run(self) -> None:
-        """Returns after `stop`, when the job in hand has been handed back."""
+        """Returns after `stop`, when the jobs in hand have been handed back."""
         stopping = asyncio.create_task(self._stopping.wait())
+        await self._warm.fill()
         try:
             while not self._stopping.is_set():
-                lease = await self._claim(stopping)
-                if lease is not None:
-                    await self._work(lease)
+                if not self._room.free_devices:
+                    await asyncio.wait(
+                        {stopping, *self._attempts}, return_when=asyncio.FIRST_COMPLETED
+                    )
+                elif (lease := await self._claim(stopping)) is not None:
+                    self._begin(lease)
+                await self._clear_up()
         finally:
             stopping.cancel()
+            self.stop()
+            await asyncio.gather(*self._attempts)
+            await self._warm.close()
 
-    async def _work(self, lease: Lease) -> None:
-        self._attempt = self._start_attempt(lease)
+    def _begin(self, lease: Lease) -> None:
+        gpus = self._room.take(lease.device_count)
+        attempt = self._start_attempt(lease, gpus)
         if self._stopping.is_set():
-            self._attempt.stop(Cause.NODE_STOPPING)
-        try:
-            await self._attempt.run()
-        finally:
-            self._attempt = None
+            attempt.stop(Cause.NODE_STOPPING)
+        task = asyncio.create_task(attempt.run())
+        task.add_done_callback(lambda _: self._room.give_back(gpus))
+        self._attempts[task] = attempt
+
+    async def _clear_up(self) -> None:
+        """Raises what an attempt raised: it should not have."""
+        for task in [task for task in self._attempts if task.done()]:
+            del self._attempts[task]
+            await task
 
     async def _claim(self, stopping: asyncio.Task[bool]) -> Lease | None:
-        """The next lease; None if there is none or the node shall stop.
+        """The next lease; None if there is none, the node shall stop, or there is more room now.
 
-        A claim under way when the node is told to stop is cancelled; should the service have
-        granted it at that very moment, the lease runs out and the job is queued again.
+        A claim under way then is cancelled. Should the service have granted it at that very moment,
+        the next claim, which has the same id, gets that lease; without a next one it runs out, and
+        the job is queued again.
         """
-        claim = asyncio.create_task(
-            repeated(lambda: self._leases.claim(self._claim_wait_s), "node.trainer_away")
-        )
-        await asyncio.wait({claim, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        claim = asyncio.create_task(repeated(self._claim_once, "node.trainer_away"))
+        changes = {claim, stopping, *self._attempts}
+        await asyncio.wait(changes, return_when=asyncio.FIRST_COMPLETED)
         if not claim.done():
             claim.cancel()
             await asyncio.wait({claim})
             return None
         return claim.result()
+
+    async def _claim_once(self) -> Lease | None:
+        return await self._leases.claim(self._claim_wait_s, self._room.free_devices)

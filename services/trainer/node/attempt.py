@@ -3,47 +3,53 @@
 import asyncio
 import importlib.metadata
 import shutil
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, assert_never
 
 import structlog
 
 from services.common.directories import Directories
+from services.common.failpoints import failpoint
 from services.common.faults import DataLoss, NotFound, Unavailable
 from services.trainer.engine.process import ExitCode
 from services.trainer.node import translation
+from services.trainer.node.backends import BUILTIN
+from services.trainer.node.checkpoints import Checkpoints
 from services.trainer.node.engine import (
-    ENGINE,
     EngineEvent,
     EngineExit,
     EngineGarbled,
     EngineProcess,
 )
+from services.trainer.node.engines import StartEngine
 from services.trainer.node.lease import (
     Beat,
     Cause,
+    Directive,
     Failure,
-    HubBase,
     Lease,
     LeaseLost,
     Leases,
-    LocalBase,
     Refused,
     Result,
     StoredCheckpoint,
 )
+from services.trainer.node.material import fetched
 from services.trainer.node.outcomes import unexplained, with_last_lines, words
 from services.trainer.node.retrying import repeated
 from services.trainer.node.telemetry import Telemetry
+from services.trainer.node.watchdog import Patience, Watchdog
 
 T = TypeVar("T")
 
 _HEARTBEATS_PER_LEASE = 3
 _SLOWEST_HEARTBEAT_S = 3.0
 """A heartbeat is how a node hears that its job was cancelled."""
+_LAST_WORDS_S = 1.0
+"""For how long an engine that hangs may say where."""
+_IN_A_HURRY = (Cause.CANCELLED, Cause.NODE_STOPPING)
 
 _log = structlog.get_logger()
 
@@ -52,21 +58,26 @@ _log = structlog.get_logger()
 class AttemptSettings:
     """`grace_s`: how long a stopping engine may take for its last step and checkpoint.
     `storage_patience_s`: how long the blob store may be away before the attempt ends.
-    `engine`: the program, called with a job file."""
+    `start_engine` starts what trains. `patience`: when it counts as hanging."""
 
     work_dir: Path
     threads: int
     processes: int
     grace_s: float
     storage_patience_s: float
-    engine: Sequence[str] = ENGINE
+    start_engine: StartEngine
+    patience: Patience = field(default_factory=Patience)
+
+
+class _NothingToFinish(Exception):
+    """The job's time is over, and there is nothing that a result could be made of."""
 
 
 class Attempt:
     """Trains one lease's job.
 
-    The order of things is what makes a crash harmless: a checkpoint is reported only when its
-    blobs are stored and every event before it is in the stream; a result only when everything is.
+    The order of things is what makes a crash harmless: a result is reported only when it is
+    stored and every event is in the stream, and so is each checkpoint: see Checkpoints.
     """
 
     def __init__(
@@ -83,14 +94,16 @@ class Attempt:
         self._telemetry = telemetry
         self._settings = settings
         self._directory = settings.work_dir / f"{lease.job.replace('/', '-')}-{lease.attempt}"
+        self._checkpoints = Checkpoints(lease, directories, telemetry, self._directory, self)
         self._engine: EngineProcess | None = None
         self._stop_cause: Cause | None = None
+        self._is_in_a_hurry = False
+        self._finishing = False
         self._step = 0
         self._last_evaluation: EngineEvent | None = None
         self._metrics: dict[str, float] | None = None
         self._failure: Failure | None = None
-        self._storing: asyncio.Task[None] | None = None
-        self._taken_steps: set[int] = set()
+        self._follow(lease.directive)
 
     async def run(self) -> None:
         """Ends when the service has taken the result or the failure, or the lease is lost.
@@ -118,12 +131,35 @@ class Attempt:
             )
         finally:
             await self._end_children()
+            self._directories.end_uses()
             shutil.rmtree(self._directory, ignore_errors=True)
 
     def stop(self, cause: Cause) -> None:
         """Has the engine stop after its step; the attempt then ends by `cause`."""
+        self._is_in_a_hurry |= cause in _IN_A_HURRY
         if self._stop_cause is None:
             self._stop_cause = cause
+            self._stop_engine()
+
+    def _follow(self, directive: Directive) -> None:
+        match directive:
+            case Directive.TRAIN:
+                pass
+            case Directive.CANCEL:
+                self.stop(Cause.CANCELLED)
+            case Directive.PAUSE:
+                self.stop(Cause.PAUSED)
+            case Directive.YIELD:
+                self.stop(Cause.PREEMPTED)
+            case Directive.FINISH:
+                self._finish()
+            case _:
+                assert_never(directive)
+
+    def _finish(self) -> None:
+        """Has the engine stop after its step; another one then makes a result of the best."""
+        if not self._finishing:
+            self._finishing = True
             self._stop_engine()
 
     def _stop_engine(self) -> None:
@@ -139,6 +175,7 @@ class Attempt:
         await self._telemetry.stored()
         match outcome:
             case Result():
+                failpoint("node.completing")
                 await self._insist(
                     lambda: self._leases.complete(self._lease, outcome, self._telemetry.count)
                 )
@@ -152,9 +189,11 @@ class Attempt:
         try:
             if self._stop_cause is not None:
                 return Failure(self._stop_cause, "stopped before training began")
-            return await self._outcome(await self._run_from_newest(await self._fetched()))
+            return await self._outcome(await self._run_to_end(await self._fetched()))
         except EngineGarbled as error:
             failure = Failure(Cause.ENGINE_ERROR, str(error))
+        except _NothingToFinish as error:
+            failure = Failure(self._stop_cause or Cause.DEADLINE, str(error))
         except (Unavailable, NotFound, DataLoss, OSError) as error:
             failure = Failure(self._stop_cause or Cause.STORAGE, words(error))
         await self._last_checkpoint_stored()
@@ -164,85 +203,78 @@ class Attempt:
         """The paths of the job file, apart from the checkpoint's."""
         shutil.rmtree(self._directory, ignore_errors=True)
         self._directory.mkdir(parents=True)
-        digest = self._lease.dataset_digest
-        return {
-            "base_model_dir": await self._patiently(self._base_model),
-            "dataset_file": await self._patiently(
-                lambda: self._directories.cached_file(digest, ".parquet")
-            ),
-            "work_dir": self._directory,
-            "start_from": await self._patiently(self._start),
-        }
+        found = await fetched(self._lease, self._directories, self.patiently)
+        return found | {"work_dir": self._directory}
 
-    async def _base_model(self) -> Path:
-        match self._lease.base:
-            case LocalBase(manifest_digest):
-                return await self._directories.cached(manifest_digest)
-            case HubBase(repository, revision):
-                return await self._directories.cached_hub_model(repository, revision)
+    async def _run_to_end(self, paths: dict[str, Path | None]) -> EngineExit:
+        """Runs the engine, and once more if it was stopped in order to finish. Raises
+        _NothingToFinish."""
+        if not self._finishing:
+            end = await self._run_from_newest(paths, finish=False)
+            await self._checkpoints.stored()
+            has_ended = (self._metrics, self._failure, self._stop_cause) != (None, None, None)
+            if has_ended or not self._finishing:
+                return end
+        if self._lease.backend != BUILTIN:
+            raise _NothingToFinish(f"{self._lease.backend} can not finish before its last step")
+        await self._checkpoints.fetch_best()
+        return await self._run_from_newest(paths, finish=True)
 
-    async def _start(self) -> Path | None:
-        digest = self._lease.start_manifest_digest
-        return await self._directories.cached(digest) if digest else None
-
-    async def _run_from_newest(self, paths: dict[str, Path | None]) -> EngineExit:
+    async def _run_from_newest(self, paths: dict[str, Path | None], finish: bool) -> EngineExit:
         """Runs the engine to its end: from the newest checkpoint that is of use, else from the
         first step."""
-        for checkpoint in self._lease.checkpoints:
+        known = [one for one in self._checkpoints.known() if one.step or not finish]
+        for checkpoint in known:
             try:
-                directory = await self._patiently(partial(self._checkpoint, checkpoint))
+                directory = await self._checkpoints.fetched(checkpoint)
             except DataLoss as error:
-                await self._refuse(checkpoint, error.message)
+                await self._checkpoints.refuse(checkpoint, error.message)
                 continue
-            end = await self._run_engine(paths | {"resume_from": directory})
+            end = await self._run_engine(paths | {"resume_from": directory}, finish)
             if end.status != ExitCode.CHECKPOINT_REFUSED or self._stop_cause is not None:
                 return end
-            await self._refuse(checkpoint, self._failure.message if self._failure else "refused")
+            why = self._failure.message if self._failure else "refused"
+            self._failure = None
+            await self._checkpoints.refuse(checkpoint, why)
             shutil.rmtree(directory)
-        if self._lease.checkpoints:
+        if finish:
+            raise _NothingToFinish("no step of it was kept")
+        if known:
             self._telemetry.add(translation.warning("no checkpoint is left: training begins anew"))
-        return await self._run_engine(paths | {"resume_from": None})
+        return await self._run_engine(paths | {"resume_from": None}, finish)
 
-    async def _checkpoint(self, stored: StoredCheckpoint) -> Path:
-        """Raises DataLoss."""
-        theirs = self._owned_by(stored.attempt, stored.step)
-        to = self._directory / "resume" / f"step-{stored.step:08d}"
-        to.parent.mkdir(exist_ok=True)
-        return await theirs.fetch(stored.manifest_digest, to)
-
-    def _owned_by(self, attempt: int, step: int) -> Directories:
-        """Where a checkpoint is kept."""
-        return self._directories.owned_by(self._lease.owner_of(attempt, step))
-
-    async def _refuse(self, checkpoint: StoredCheckpoint, why: str) -> None:
-        """One that can not be used now never will be. The service forgets it before anything is
-        trained: whatever happens then, no attempt comes upon it again."""
-        text = f"the checkpoint of step {checkpoint.step} is of no use: {why}"
-        self._telemetry.add(translation.warning(text))
-        step = checkpoint.step
-        _log.warning("attempt.checkpoint_refused", job=self._lease.job, step=step, error=why)
-        self._failure = None
-        await self._insist(lambda: self._heartbeat(refused=checkpoint))
-
-    def _job_file(self, paths: dict[str, Path | None]) -> str:
-        settings = self._settings
-        return translation.job_file(self._lease, paths, settings.threads, settings.processes)
-
-    async def _run_engine(self, paths: dict[str, Path | None]) -> EngineExit:
+    async def _run_engine(self, paths: dict[str, Path | None], finish: bool) -> EngineExit:
         """Runs one to its end."""
-        job_file = self._directory / "job.json"
-        job_file.write_text(self._job_file(paths))
-        engine = self._engine = await EngineProcess.start(job_file, self._settings.engine)
-        if self._stop_cause is not None:  # it came while there was no engine to be told
-            self._stop_engine()
-        async for event in engine.events():
-            self._handle(event)
+        job_file, settings = self._directory / "job.json", self._settings
+        job_file.write_text(
+            translation.job_file(self._lease, paths, settings.threads, settings.processes, finish)
+        )
+        engine = self._engine = await settings.start_engine(job_file)
+        if self._stop_cause is not None or self._finishing != finish:
+            self._stop_engine()  # what it is for came while there was no engine to be told
+        watchdog = Watchdog(settings.patience)
+        watching = asyncio.create_task(self._kill_if_hanging(engine, watchdog))
+        try:
+            async for event in engine.events():
+                self._handle(event, watchdog)
+        finally:
+            watching.cancel()
         self._end_engine_within_grace(engine)  # it has nothing more to say
         return await engine.wait()
 
-    def _handle(self, event: EngineEvent) -> None:
+    async def _kill_if_hanging(self, engine: EngineProcess, watchdog: Watchdog) -> None:
+        await watchdog.bark()
+        silent = f"nothing was heard of it for {watchdog.silent_s:.1f} s after step {self._step}"
+        _log.warning("attempt.no_progress", job=self._lease.job, silent_s=watchdog.silent_s)
+        self._failure = Failure(Cause.NO_PROGRESS, silent)
+        engine.ask_where()
+        await asyncio.sleep(_LAST_WORDS_S)
+        engine.kill()
+
+    def _handle(self, event: EngineEvent, watchdog: Watchdog) -> None:
         """Raises EngineGarbled."""
         try:
+            watchdog.heard(event)
             self._told(event)
         except (KeyError, TypeError, ValueError) as error:
             raise EngineGarbled(event) from error
@@ -263,11 +295,15 @@ class Attempt:
             case "resumed":
                 self._telemetry.add(translation.resumed(event))
             case "relieved":
-                pass  # a log line says so in words
+                self._telemetry.add(translation.relieved(event))
             case "log":
                 self._telemetry.add(translation.log_line(event))
             case "checkpoint":
-                self._take_checkpoint(translation.saved_checkpoint(event))
+                saved = translation.saved_checkpoint(event)
+                loss = translation.held_out_loss(self._last_evaluation, saved.step)
+                self._checkpoints.take(saved, loss)
+            case "alive":
+                pass  # the watchdog has heard it
             case "finished":
                 self._metrics = translation.metrics(event, self._settings.processes)
             case "failed":
@@ -275,55 +311,19 @@ class Attempt:
             case unknown:
                 raise ValueError(unknown)
 
-    def _take_checkpoint(self, saved: translation.SavedCheckpoint) -> None:
-        """Puts it out of reach of the engine, which drops old ones however long they wait here."""
-        if saved.step in self._taken_steps:
-            _log.warning("attempt.checkpoint_told_again", job=self._lease.job, step=saved.step)
-            return
-        directory = self._directory / "storing" / saved.directory.name
-        directory.parent.mkdir(exist_ok=True)
-        try:
-            saved.directory.rename(directory)
-        except FileNotFoundError:
-            _log.warning("attempt.checkpoint_dropped", job=self._lease.job, step=saved.step)
-            return
-        self._taken_steps.add(saved.step)
-        loss = translation.held_out_loss(self._last_evaluation, saved.step)
-        storing = self._store_checkpoint(saved.step, directory, loss, self._storing)
-        self._storing = asyncio.create_task(storing)
-        self._storing.add_done_callback(self._stop_if_unstored)
-
-    async def _store_checkpoint(
-        self, step: int, directory: Path, loss: float | None, earlier: asyncio.Task[None] | None
-    ) -> None:
-        """Runs beside the training, one after the other, so that no step event waits for it."""
-        if earlier is not None:
-            await earlier
-        attempt, meta = self._lease.attempt, {"tuning_job": self._lease.job}
-        stored = await self._patiently(lambda: self._owned_by(attempt, step).store(directory, meta))
-        checkpoint = StoredCheckpoint(
-            attempt, step, stored.manifest_digest, stored.size_bytes, loss
-        )
-        self._telemetry.add(translation.checkpoint(checkpoint))
-        await self._telemetry.stored()
-        await self._insist(lambda: self._heartbeat(checkpoint))
-        shutil.rmtree(directory, ignore_errors=True)
-
-    def _stop_if_unstored(self, storing: asyncio.Task[None]) -> None:
+    def unstored(self) -> None:
         """A run whose checkpoints can not be stored must not go on as if they were."""
-        if self._engine is not None and not storing.cancelled() and storing.exception():
+        if self._engine is not None:
             self._engine.kill()
 
     async def _last_checkpoint_stored(self) -> None:
         """What an engine saved before it failed counts, unless it can not be stored."""
         if self._engine is not None:
             self._engine.kill()
-        if self._storing is not None:
-            await asyncio.wait({self._storing})
+        await self._checkpoints.settled()
 
     async def _outcome(self, end: EngineExit) -> Result | Failure:
-        if self._storing is not None:
-            await self._storing
+        await self._checkpoints.stored()
         if self._metrics is not None:  # its artifacts are whole, however it left after that
             return await self._result(self._metrics)
         if self._stop_cause is not None:
@@ -334,7 +334,7 @@ class Attempt:
         code_version = importlib.metadata.version("anneal")
         meta = {"tuning_job": self._lease.job, "code_version": code_version}
         artifacts = self._directory / "artifacts"
-        stored = await self._patiently(lambda: self._directories.store(artifacts, meta))
+        stored = await self.patiently(lambda: self._directories.store(artifacts, meta))
         return Result(
             manifest_digest=stored.manifest_digest,
             base_model_digest=self._lease.base.digest,
@@ -352,30 +352,35 @@ class Attempt:
             except Unavailable as error:
                 _log.warning("attempt.no_heartbeat", job=self._lease.job, error=error.message)
 
+    async def tell(
+        self, *, stored: StoredCheckpoint | None = None, refused: StoredCheckpoint | None = None
+    ) -> None:
+        """Returns once the service knows what became of a checkpoint."""
+        await self._insist(lambda: self._heartbeat(stored, refused))
+
     async def _heartbeat(
         self, stored: StoredCheckpoint | None = None, refused: StoredCheckpoint | None = None
     ) -> None:
-        if await self._leases.heartbeat(self._lease, Beat(self._step, stored, refused)):
-            self.stop(Cause.CANCELLED)
+        beat = Beat(self._step, stored, refused)
+        self._follow(await self._leases.heartbeat(self._lease, beat))
 
     async def _insist(self, call: Callable[[], Awaitable[None]]) -> None:
         """Calls until the service answers; the heartbeats find out if the lease is gone."""
         await repeated(call, "attempt.trainer_away", job=self._lease.job)
 
-    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def patiently(self, call: Callable[[], Awaitable[T]]) -> T:
         """What the blob store answers. Raises Unavailable when it has been away for too long, or
-        when the attempt is told to stop meanwhile."""
+        when the attempt is told to stop meanwhile and nobody would use what is stored, or wait for
+        it."""
 
         def gives_up(waited_s: float) -> bool:
             too_long = waited_s >= self._settings.storage_patience_s
-            return too_long or self._stop_cause is not None
+            return too_long or self._is_in_a_hurry
 
         return await repeated(call, "attempt.blobs_away", gives_up, job=self._lease.job)
 
     async def _end_children(self) -> None:
-        if self._storing is not None:
-            self._storing.cancel()
-            await asyncio.wait({self._storing})
+        await self._checkpoints.abandon()
         if self._engine is not None:
             self._engine.kill()
             await self._engine.wait()

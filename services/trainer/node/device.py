@@ -3,12 +3,10 @@
 The node itself holds no torch. A child that does says what an engine would use, and times it.
 """
 
-import asyncio
 import platform
 import re
 import shutil
 import sys
-from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,10 +15,13 @@ from typing import Literal
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from services.trainer.node.asking import NoAnswer, answer_of
+
 SPEED = (sys.executable, "-P", "-m", "services.trainer.engine.speed")
 """Called with a number of threads."""
 
 _NVIDIA_SMI = ("--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
+_DRIVER_VERSION = ("--query-gpu=driver_version", "--format=csv,noheader")
 _DRIVER_LIMIT_S = 5.0
 _TRIES = 3
 """A first one that had to read torch from a cold disk makes the second one quick."""
@@ -65,16 +66,12 @@ class Host:
 
     async def _measure(self, known: Device) -> None:
         try:
-            self._device = _merged(known, await _spoken(self._speed, self._limit_s))
-        except _NoAnswer as fault:
+            self._device = _merged(known, await answer_of(self._speed, self._limit_s))
+        except NoAnswer as fault:
             _log.warning("node.speed_unknown", error=str(fault), tries_left=self._tries_left)
         else:
             self._tries_left = 0
             _log.info("node.measured", **vars(self._device))
-
-
-class _NoAnswer(Exception):
-    """A program did not tell what it was asked for. The text says why."""
 
 
 class _Measured(BaseModel):
@@ -95,7 +92,7 @@ def _merged(known: Device, printed: bytes) -> Device:
         told = _Measured.model_validate_json(printed)
     except ValidationError as error:
         shown = printed.decode(errors="replace")[:_SHOWN_CHARACTERS]
-        raise _NoAnswer(f"it printed what is no measurement: {shown}") from error
+        raise NoAnswer(f"it printed what is no measurement: {shown}") from error
     if told.kind == "cuda":
         return Device(**told.model_dump())
     here = known if known.kind == "cpu" else _cpu()
@@ -148,32 +145,22 @@ async def _nvidia_gpu() -> Device | None:
     if program is None:
         return None
     try:
-        printed = await _spoken((program, *_NVIDIA_SMI), _DRIVER_LIMIT_S)
+        printed = await answer_of((program, *_NVIDIA_SMI), _DRIVER_LIMIT_S)
         model, _, memory = printed.decode(errors="replace").splitlines()[0].rpartition(", ")
         return Device("cuda", model, int(memory) * _MEBIBYTE)
-    except (_NoAnswer, LookupError, ValueError) as fault:
+    except (NoAnswer, LookupError, ValueError) as fault:
         _log.warning("node.gpu_unknown", error=str(fault))
         return None
 
 
-async def _spoken(program: Sequence[str], limit_s: float) -> bytes:
-    """What a program prints before it ends well. Raises _NoAnswer; leaves no process behind."""
+async def driver_version() -> str:
+    """That of NVIDIA's; empty where there is none."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ""
     try:
-        process = await asyncio.create_subprocess_exec(
-            *program, stdin=DEVNULL, stdout=PIPE, stderr=PIPE
-        )
-    except OSError as error:
-        raise _NoAnswer(str(error)) from error
-    try:
-        async with asyncio.timeout(limit_s):
-            printed, complaints = await process.communicate()
-    except TimeoutError:
-        raise _NoAnswer(f"it did not answer within {limit_s:g} s") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode != 0:
-        last = complaints.decode(errors="replace").strip().splitlines()[-1:]
-        raise _NoAnswer(f"it left with status {process.returncode}: {' '.join(last)}")
-    return printed
+        printed = await answer_of((program, *_DRIVER_VERSION), _DRIVER_LIMIT_S)
+    except NoAnswer as fault:
+        _log.warning("node.driver_unknown", error=str(fault))
+        return ""
+    return printed.decode(errors="replace").partition("\n")[0].strip()

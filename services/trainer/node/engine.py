@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 EngineEvent = Mapping[str, object]
 """One line of the engine's pipe: a JSON object told apart by its `type`."""
@@ -19,6 +19,9 @@ EngineEvent = Mapping[str, object]
 ENGINE = (sys.executable, "-P", "-m", "services.trainer.engine")
 """-P: a folder `services` in the working directory is not ours."""
 
+S = TypeVar("S", asyncio.StreamReader, asyncio.StreamWriter)
+
+_VMSTAT = Path("/proc/vmstat")
 _LAST_LINES = 20
 _LINE_LIMIT_BYTES = 1 << 20
 _SHOWN_CHARACTERS = 200
@@ -33,10 +36,12 @@ class EngineGarbled(Exception):
 
 @dataclass(frozen=True)
 class EngineExit:
-    """How an engine ended: its exit status (negative: killed by that signal) and last words."""
+    """How an engine ended: its exit status (negative: killed by that signal) and last words.
+    `memory_kills` is how often the kernel killed for want of memory on this host meanwhile."""
 
     status: int
     last_lines: tuple[str, ...]
+    memory_kills: int = 0
 
     @property
     def signal_name(self) -> str | None:
@@ -53,21 +58,47 @@ class EngineProcess:
     def __init__(self, process: Process) -> None:
         self._process = process
         self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
+        self._earlier_memory_kills = memory_kills(_VMSTAT)
         self._stderr = asyncio.create_task(self._read_stderr())
 
     @classmethod
-    async def start(cls, job_file: Path, program: Sequence[str]) -> Self:
+    async def start(
+        cls, job_file: Path, program: Sequence[str], environment: Mapping[str, str] | None = None
+    ) -> Self:
+        """`environment` is added to this process's."""
+        return await cls._started((*program, str(job_file)), DEVNULL, environment or {})
+
+    @classmethod
+    async def warm(cls, program: Sequence[str], threads: int) -> Self:
+        """One that imports what it needs, and then waits to be given a job of so many threads."""
+        return await cls._started((*program, "--warm", str(threads)), PIPE, {})
+
+    @classmethod
+    async def _started(
+        cls, arguments: Sequence[str], stdin: int, environment: Mapping[str, str]
+    ) -> Self:
         loop = asyncio.get_running_loop()
         transport, protocol = await loop.subprocess_exec(
             lambda: _GroupLeader(_LINE_LIMIT_BYTES, loop),
-            *program,
-            str(job_file),
-            stdin=DEVNULL,
+            *arguments,
+            stdin=stdin,
             stdout=PIPE,
             stderr=PIPE,
             start_new_session=True,
+            env={**os.environ, **environment},
         )
         return cls(Process(transport, protocol, loop))
+
+    async def give(self, job_file: Path, environment: Mapping[str, str]) -> None:
+        """To one that is warm, or about to be. Raises ConnectionError if it has ended."""
+        stdin = _required(self._process.stdin)
+        if self._process.returncode is not None:
+            raise ConnectionResetError("the engine has ended")
+        told = {"job_file": str(job_file), "environment": dict(environment)}
+        self._earlier_memory_kills = memory_kills(_VMSTAT)
+        stdin.write(json.dumps(told).encode() + b"\n")
+        await stdin.drain()
+        stdin.close()
 
     @property
     def pid(self) -> int:
@@ -92,11 +123,16 @@ class EngineProcess:
         """Returns when the process has ended and its last words are read."""
         status = await self._process.wait()
         await self._stderr
-        return EngineExit(status, tuple(self._last_lines))
+        kills = memory_kills(_VMSTAT) - self._earlier_memory_kills
+        return EngineExit(status, tuple(self._last_lines), kills)
 
     def request_stop(self) -> None:
         """Asks it to finish its step, write a checkpoint and leave."""
         self._signal(signal.SIGTERM)
+
+    def ask_where(self) -> None:
+        """Has its last words say where each thread stands, if it still can."""
+        self._signal(signal.SIGUSR2)
 
     def kill(self) -> None:
         """Nothing more comes over its pipe than is in it already."""
@@ -127,12 +163,22 @@ class _GroupLeader(SubprocessStreamProtocol):
         super().process_exited()
 
 
+def memory_kills(vmstat: Path) -> int:
+    """How often the kernel has killed for want of memory, by its own count: of this host or of one
+    of its control groups. 0 where it does not count."""
+    try:
+        counts = dict(line.split() for line in vmstat.read_text().splitlines())
+    except OSError:
+        return 0
+    return int(counts.get("oom_kill", 0))
+
+
 def _signal_group(leader: int, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):  # nobody of the group is left
         os.killpg(leader, number)
 
 
-def _required(stream: asyncio.StreamReader | None) -> asyncio.StreamReader:
+def _required(stream: S | None) -> S:
     if stream is None:
         raise RuntimeError("the engine was started without a pipe")
     return stream

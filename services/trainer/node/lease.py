@@ -32,13 +32,26 @@ class HubBase:
 @dataclass(frozen=True)
 class StoredCheckpoint:
     """A checkpoint whose files and manifest are blobs that it owns. `validation_loss` is the
-    held-out loss of its step, in nats a labeled token; None: it was not evaluated."""
+    held-out loss of its step, in nats a labeled token; None: it was not evaluated. `job_uid` is
+    that of the job which stored it; empty: the lease's own."""
 
     attempt: int
     step: int
     manifest_digest: str
     size_bytes: int
     validation_loss: float | None = None
+    job_uid: str = ""
+
+
+class Directive(Enum):
+    """What the service wants of the node."""
+
+    TRAIN = auto()
+    CANCEL = auto()
+    PAUSE = auto()
+    YIELD = auto()
+    FINISH = auto()
+    """Train no further step, and make a result of the best there is."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +61,8 @@ class Lease:
     `method` and `training` are the engine's own fields, every default resolved. With
     `start_manifest_digest` the training goes on from the result that this manifest lists.
     `checkpoints` are what earlier attempts left, the newest first. `backend` is what trains: see
-    `backends`.
+    `backends`. `directive` is what to do from the beginning. It is trained on `device_count`
+    devices together.
     """
 
     job: str
@@ -63,10 +77,12 @@ class Lease:
     start_manifest_digest: str = ""
     checkpoints: tuple[StoredCheckpoint, ...] = ()
     backend: str = "builtin"
+    directive: Directive = Directive.TRAIN
+    device_count: int = 1
 
-    def owner_of(self, attempt: int, step: int) -> str:
+    def owner_of(self, attempt: int, step: int, job_uid: str = "") -> str:
         """Owns the blobs of a checkpoint."""
-        return owner_of_one(self.uid, attempt, step)
+        return owner_of_one(job_uid or self.uid, attempt, step)
 
 
 @dataclass(frozen=True)
@@ -100,6 +116,10 @@ class Cause(Enum):
     STORAGE = auto()
     NODE_STOPPING = auto()
     CANCELLED = auto()
+    NO_PROGRESS = auto()
+    PAUSED = auto()
+    PREEMPTED = auto()
+    DEADLINE = auto()
 
 
 @dataclass(frozen=True)
@@ -128,10 +148,10 @@ class Leases(Protocol):
     """The node's side of NodeLeaseService. Every call raises Unavailable when the service cannot
     be reached, and those that carry an attempt raise LeaseLost when it is stale."""
 
-    async def claim(self, wait_s: float) -> Lease | None: ...
+    async def claim(self, wait_s: float, free_devices: int) -> Lease | None: ...
 
-    async def heartbeat(self, lease: Lease, beat: Beat) -> bool:
-        """Keeps the lease. True: cancel was asked for."""
+    async def heartbeat(self, lease: Lease, beat: Beat) -> Directive:
+        """Keeps the lease."""
         ...
 
     async def complete(self, lease: Lease, result: Result, event_count: int) -> None: ...

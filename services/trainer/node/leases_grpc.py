@@ -1,6 +1,7 @@
 """NodeLeaseService as the node's `Leases`."""
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, TypeVar
 
 import grpc
@@ -17,10 +18,12 @@ from services.common.directories import hub_digest
 from services.common.faults import Unavailable
 from services.common.ids import NewId
 from services.trainer.node import engine_settings
+from services.trainer.node.capabilities import About, Capabilities
 from services.trainer.node.device import Device, Host
 from services.trainer.node.lease import (
     Beat,
     Cause,
+    Directive,
     Failure,
     HubBase,
     Lease,
@@ -49,6 +52,16 @@ _CAUSES = {
     Cause.STORAGE: pb.FailTuningJobRequest.CAUSE_STORAGE,
     Cause.NODE_STOPPING: pb.FailTuningJobRequest.CAUSE_NODE_STOPPING,
     Cause.CANCELLED: pb.FailTuningJobRequest.CAUSE_CANCELLED,
+    Cause.NO_PROGRESS: pb.FailTuningJobRequest.CAUSE_NO_PROGRESS,
+    Cause.PAUSED: pb.FailTuningJobRequest.CAUSE_PAUSED,
+    Cause.PREEMPTED: pb.FailTuningJobRequest.CAUSE_PREEMPTED,
+    Cause.DEADLINE: pb.FailTuningJobRequest.CAUSE_DEADLINE,
+}
+_DIRECTIVES: Mapping[int, Directive] = {
+    pb.DIRECTIVE_CANCEL: Directive.CANCEL,
+    pb.DIRECTIVE_PAUSE: Directive.PAUSE,
+    pb.DIRECTIVE_YIELD: Directive.YIELD,
+    pb.DIRECTIVE_FINISH: Directive.FINISH,
 }
 _PASSING = (
     grpc.StatusCode.UNAVAILABLE,
@@ -73,15 +86,17 @@ class GrpcLeases:
         new_uid: NewId,
         host: Host,
         backends: Sequence[str] = ("builtin",),
+        about: About | None = None,
     ) -> None:
         self._stub = stub
         self._node_name = node_name
         self._new_uid = new_uid
         self._host = host
         self._backends = [job_pb.Backend.Value(f"BACKEND_{name.upper()}") for name in backends]
+        self._about = about or About()
         self._claim_id: str | None = None
 
-    async def claim(self, wait_s: float) -> Lease | None:
+    async def claim(self, wait_s: float, free_devices: int) -> Lease | None:
         """Repeats an unanswered claim under its own id, so that no lease is lost on the way."""
         self._claim_id = self._claim_id or self._new_uid()
         request = pb.ClaimTuningJobRequest(
@@ -90,14 +105,21 @@ class GrpcLeases:
             request_id=self._claim_id,
             device=_device(await self._host.device()),
             backends=self._backends,
+            free_devices=free_devices,
+            labels=self._about.labels,
+            capabilities=_capabilities(await self._about.capabilities()),
         )
         response = await _reached(
             self._stub.ClaimTuningJob(request, timeout=wait_s + _CLAIM_MARGIN_S)
         )
         self._claim_id = None
-        return _lease(response.lease) if response.HasField("lease") else None
+        if not response.HasField("lease"):
+            self._about.self_test.begin()  # there is nothing else to do
+            return None
+        self._about.self_test.interrupt()
+        return _lease(response.lease)
 
-    async def heartbeat(self, lease: Lease, beat: Beat) -> bool:
+    async def heartbeat(self, lease: Lease, beat: Beat) -> Directive:
         request = pb.HeartbeatTuningJobRequest(
             name=lease.job,
             attempt=lease.attempt,
@@ -106,7 +128,10 @@ class GrpcLeases:
             refused_checkpoints=[checkpoint_message(beat.refused)] if beat.refused else [],
         )
         call = self._stub.HeartbeatTuningJob(request, timeout=_CALL_TIMEOUT_S)
-        return (await _held(call, lease)).cancel_requested
+        answer = await _held(call, lease)
+        if answer.cancel_requested and not answer.directive:  # by a service of an earlier version
+            return Directive.CANCEL
+        return _directive(answer.directive)
 
     async def complete(self, lease: Lease, result: Result, event_count: int) -> None:
         request = pb.CompleteTuningJobRequest(
@@ -178,6 +203,8 @@ def _lease(message: pb.Lease) -> Lease:
         start_manifest_digest=message.start_manifest_digest,
         checkpoints=tuple(_stored(one) for one in message.checkpoints),
         backend=_backend(job.backend),
+        directive=_directive(message.directive),
+        device_count=max(1, job.requirements.device_count),
     )
 
 
@@ -188,7 +215,13 @@ def _stored(message: job_pb.Checkpoint) -> StoredCheckpoint:
         manifest_digest=message.manifest_digest,
         size_bytes=message.size_bytes,
         validation_loss=message.validation_loss if message.HasField("validation_loss") else None,
+        job_uid=message.job_uid,
     )
+
+
+def _directive(number: int) -> Directive:
+    """One of a newer service is none that could be followed here."""
+    return _DIRECTIVES.get(number, Directive.TRAIN)
 
 
 def _device(device: Device) -> estimate_pb2.Device:
@@ -199,6 +232,10 @@ def _device(device: Device) -> estimate_pb2.Device:
         bfloat16_flops=device.bfloat16_flops,
         float32_flops=device.float32_flops,
     )
+
+
+def _capabilities(known: Capabilities) -> pb.NodeCapabilities:
+    return pb.NodeCapabilities(**asdict(known))
 
 
 def _backend(number: int) -> str:

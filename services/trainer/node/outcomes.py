@@ -14,6 +14,8 @@ def unexplained(end: EngineExit, step: int) -> Failure:
     """An end that the engine did not explain. The service says before it what the cause means."""
     if end.signal_name is None:
         return Failure(Cause.ENGINE_ERROR, f"it left with status {end.status} at step {step}")
+    if end.signal_name == "SIGKILL" and end.memory_kills:
+        return Failure(Cause.OUT_OF_MEMORY, f"the kernel killed it at step {step}")
     hint = "; the kernel does that when memory runs out" if end.signal_name == "SIGKILL" else ""
     return Failure(Cause.ENGINE_KILLED, f"{end.signal_name} at step {step}{hint}")
 

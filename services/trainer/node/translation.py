@@ -98,6 +98,18 @@ def resumed(event: EngineEvent) -> pb.TuningJobEvent:
     )
 
 
+def relieved(event: EngineEvent) -> pb.TuningJobEvent:
+    return pb.TuningJobEvent(
+        time=_time(event),
+        relieved=pb.TrainingRelieved(
+            step=_int(event, "step"),
+            micro_batch_tokens=_int(event, "micro_batch_tokens"),
+            recompute=event["recompute"] is True,
+            message=_text(event, "message")[:_MESSAGE_LIMIT],
+        ),
+    )
+
+
 @dataclass(frozen=True)
 class SavedCheckpoint:
     """A checkpoint on this host's disk."""
@@ -121,6 +133,7 @@ def checkpoint_message(stored: StoredCheckpoint) -> pb.Checkpoint:
         manifest_digest=stored.manifest_digest,
         size_bytes=stored.size_bytes,
         validation_loss=stored.validation_loss,
+        job_uid=stored.job_uid,
     )
 
 
@@ -165,7 +178,13 @@ def metrics(finished: EngineEvent, processes: int) -> dict[str, float]:
     return {name: float(cast(float, value)) for name, value in figures.items() if value is not None}
 
 
-def job_file(lease: Lease, paths: Mapping[str, Path | None], threads: int, processes: int) -> str:
+def job_file(
+    lease: Lease,
+    paths: Mapping[str, Path | None],
+    threads: int,
+    processes: int,
+    finish: bool = False,
+) -> str:
     """The engine's job file. `paths` are its path fields; one that is None is written as null."""
     return json.dumps(
         {
@@ -176,6 +195,7 @@ def job_file(lease: Lease, paths: Mapping[str, Path | None], threads: int, proce
             "training": lease.training,
             "threads": threads,
             "processes": processes,
+            "finish": finish,
         },
         indent=2,
         sort_keys=True,

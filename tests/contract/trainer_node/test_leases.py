@@ -1,6 +1,10 @@
 """What a node makes of the service's answers, over a real connection."""
 
+import asyncio
+import importlib.metadata
+import sys
 from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -25,10 +29,12 @@ from services.common.faults import (
 )
 from services.common.ids import new_uid
 from services.common.server import ServerSettings, Service, running
+from services.trainer.node.capabilities import About, SelfTest
 from services.trainer.node.device import Host
 from services.trainer.node.lease import (
     Beat,
     Cause,
+    Directive,
     Failure,
     Lease,
     LeaseLost,
@@ -57,6 +63,7 @@ class LeaseService(NodeLeaseServiceServicer):
     def __init__(self) -> None:
         self.asked: list[Any] = []
         self.lease: pb.Lease | None = None
+        self.answer = pb.HeartbeatTuningJobResponse()
         self.fault: Exception | None = None
 
     async def ClaimTuningJob(self, request: Any, context: Any) -> pb.ClaimTuningJobResponse:
@@ -65,7 +72,7 @@ class LeaseService(NodeLeaseServiceServicer):
 
     async def HeartbeatTuningJob(self, request: Any, context: Any) -> pb.HeartbeatTuningJobResponse:
         self._answer(request)
-        return pb.HeartbeatTuningJobResponse(cancel_requested=True)
+        return self.answer
 
     async def CompleteTuningJob(self, request: Any, context: Any) -> TuningJob:
         self._answer(request)
@@ -86,13 +93,23 @@ def service() -> LeaseService:
     return LeaseService()
 
 
-@pytest.fixture
-async def leases(service: LeaseService) -> AsyncGenerator[GrpcLeases]:
+@asynccontextmanager
+async def lease_calls(
+    service: LeaseService, about: About | None = None
+) -> AsyncGenerator[GrpcLeases]:
     name = "anneal.trainer.v1.NodeLeaseService"
     served = Service(name, add_NodeLeaseServiceServicer_to_server, service)
     settings = ServerSettings(drain_s=0, grace_s=0.1)
     async with running(settings, [served], {}) as address, open_channel(address) as channel:
-        yield GrpcLeases(NodeLeaseServiceStub(channel), "node-a", new_uid, Host(1, speed_limit_s=0))
+        host = Host(1, speed_limit_s=0)
+        stub = NodeLeaseServiceStub(channel)
+        yield GrpcLeases(stub, "node-a", new_uid, host, ("builtin",), about)
+
+
+@pytest.fixture
+async def leases(service: LeaseService) -> AsyncGenerator[GrpcLeases]:
+    async with lease_calls(service) as calls:
+        yield calls
 
 
 def calls(leases: GrpcLeases) -> tuple[Callable[[], Any], ...]:
@@ -130,7 +147,7 @@ async def test_what_may_pass_does_not_lose_the_lease(
     leases: GrpcLeases, service: LeaseService, fault: Exception
 ) -> None:
     service.fault = fault
-    for call in (*calls(leases), lambda: leases.claim(0)):
+    for call in (*calls(leases), lambda: leases.claim(0, 1)):
         with pytest.raises(Unavailable):
             await call()
 
@@ -147,7 +164,7 @@ async def test_a_refusal_says_what_is_wrong_with_the_node(
     leases: GrpcLeases, service: LeaseService, fault: Fault
 ) -> None:
     service.fault = fault
-    for call in (*calls(leases), lambda: leases.claim(0)):
+    for call in (*calls(leases), lambda: leases.claim(0, 1)):
         with pytest.raises(Refused, match="the trainer refuses this node: "):
             await call()
 
@@ -157,7 +174,7 @@ async def test_a_claim_tells_what_the_node_trains_on_and_with(
 ) -> None:
     device = await Host(1, speed_limit_s=0).device()
 
-    await leases.claim(0)
+    await leases.claim(0, 1)
 
     (request,) = service.asked
     assert request.device == estimate_pb2.Device(
@@ -169,15 +186,44 @@ async def test_a_claim_tells_what_the_node_trains_on_and_with(
     assert request.backends == [BACKEND_BUILTIN]
 
 
+async def test_a_claim_tells_what_the_node_has_and_is_known_by(service: LeaseService) -> None:
+    self_test = SelfTest(
+        1, 20, (sys.executable, "-c", 'print(\'{"method": "lora", "error": ""}\')')
+    )
+    about = About({"gpu": "h200"}, device_count=8, engine_count=2, self_test=self_test)
+    async with lease_calls(service, about) as leases:
+        await leases.claim(0, 5)
+        await self_test.ended()
+        await leases.claim(0, 5)
+
+    first, second = service.asked
+    assert (first.labels, first.free_devices) == ({"gpu": "h200"}, 5)
+    assert (first.capabilities.device_count, first.capabilities.engine_count) == (8, 2)
+    assert first.capabilities.torch_version == importlib.metadata.version("torch")
+    assert first.capabilities.code_version == importlib.metadata.version("anneal")
+    assert list(first.capabilities.tested_methods) == []
+    assert list(second.capabilities.tested_methods) == ["lora"]
+
+
+async def test_a_lease_interrupts_the_node_s_test_of_itself(service: LeaseService) -> None:
+    self_test = SelfTest(1, 60, (sys.executable, "-c", "import time; time.sleep(60)"))
+    async with lease_calls(service, About(self_test=self_test)) as leases:
+        await leases.claim(0, 1)
+        service.lease = pb.Lease()
+        await leases.claim(0, 1)
+        await asyncio.wait_for(self_test.ended(), 5)
+    assert self_test.tested == self_test.failed == ()
+
+
 async def test_an_unanswered_claim_is_repeated_under_its_own_id(
     leases: GrpcLeases, service: LeaseService
 ) -> None:
     service.fault = Aborted("CLAIM_IN_PROGRESS", "ask again")
     with pytest.raises(Unavailable):
-        await leases.claim(0)
+        await leases.claim(0, 1)
     service.fault = None
-    assert await leases.claim(0) is None
-    assert await leases.claim(0) is None
+    assert await leases.claim(0, 1) is None
+    assert await leases.claim(0, 1) is None
     first, again, next_one = (request.request_id for request in service.asked)
     assert first == again != next_one
 
@@ -191,10 +237,33 @@ async def test_each_cause_is_told_by_its_name(
     assert request.cause == pb.FailTuningJobRequest.Cause.Value(f"CAUSE_{cause.name}")
 
 
-async def test_a_heartbeat_brings_word_of_a_cancel(
+@pytest.mark.parametrize("directive", Directive)
+async def test_a_heartbeat_and_a_lease_bring_word_of_what_is_wanted(
+    leases: GrpcLeases, service: LeaseService, directive: Directive
+) -> None:
+    word = "UNSPECIFIED" if directive is Directive.TRAIN else directive.name
+    number = pb.Directive.Value(f"DIRECTIVE_{word}")
+    service.answer.directive = number
+    service.lease = pb.Lease(directive=number)
+    assert await leases.heartbeat(LEASE, Beat(3)) is directive
+    lease = await leases.claim(0, 1)
+    assert lease is not None
+    assert lease.directive is directive
+
+
+async def test_what_a_service_of_another_version_wants_is_understood_as_far_as_can_be(
     leases: GrpcLeases, service: LeaseService
 ) -> None:
-    assert await leases.heartbeat(LEASE, Beat(3))
+    service.answer = pb.HeartbeatTuningJobResponse(cancel_requested=True)
+    assert await leases.heartbeat(LEASE, Beat(3)) is Directive.CANCEL
+    service.answer = pb.HeartbeatTuningJobResponse(directive=99)
+    assert await leases.heartbeat(LEASE, Beat(3)) is Directive.TRAIN
+
+
+async def test_a_heartbeat_tells_how_far_the_training_is(
+    leases: GrpcLeases, service: LeaseService
+) -> None:
+    await leases.heartbeat(LEASE, Beat(3))
     (request,) = service.asked
     assert (request.name, request.attempt, request.step) == (LEASE.job, 2, 3)
     assert not request.HasField("checkpoint")
@@ -220,15 +289,17 @@ async def test_a_lease_tells_what_earlier_attempts_left(
     leases: GrpcLeases, service: LeaseService
 ) -> None:
     evaluated = Checkpoint(attempt=1, step=40, manifest_digest="ab" * 32, validation_loss=0.0)
-    not_evaluated = Checkpoint(attempt=1, step=30, manifest_digest="cd" * 32, size_bytes=7)
+    not_evaluated = Checkpoint(
+        attempt=1, step=30, manifest_digest="cd" * 32, size_bytes=7, job_uid="ffff"
+    )
     job = TuningJob(name=LEASE.job, uid="0a1b", attempt=2)
     service.lease = pb.Lease(job=job, checkpoints=[evaluated, not_evaluated])
 
-    lease = await leases.claim(0)
+    lease = await leases.claim(0, 1)
 
     assert lease is not None
     assert lease.checkpoints == (
         StoredCheckpoint(1, 40, "ab" * 32, 0, 0.0),
-        StoredCheckpoint(1, 30, "cd" * 32, 7, None),
+        StoredCheckpoint(1, 30, "cd" * 32, 7, None, "ffff"),
     )
     assert lease.owner_of(1, 40) == "tuning-jobs/0a1b/1-40"

@@ -4,7 +4,11 @@ import asyncio
 import importlib.metadata
 from pathlib import Path
 
-from anneal.trainer.v1.tuning_job_pb2 import TuningJob, TuningJobEvent
+from anneal.trainer.v1.tuning_job_pb2 import (
+    TrainingParameters,
+    TuningJob,
+    TuningJobEvent,
+)
 from services.common.blobs import Blob, BlobsUnavailable, ObstoreBlobs
 from services.common.bus_nats import NatsBus
 from services.common.testing.nats import NatsServer
@@ -139,6 +143,58 @@ async def test_a_node_that_stops_hands_its_job_to_another(world: World, undistur
     ended = await world.get(job)
     assert (ended.state, ended.node, ended.attempt) == (TuningJob.STATE_SUCCEEDED, "node-b", 2)
     assert await world.adapter(job) == undisturbed
+
+
+async def test_a_paused_job_goes_on_where_it_stood_and_costs_no_byte(
+    world: World, undisturbed: str
+) -> None:
+    async with world.node():
+        job = await world.create("first", max_attempts=1)
+        await world.reached(job, "step", 13)
+        await world.pause(job)
+        await world.resume(job)
+        events = await world.history(job)
+    assert_no_gap(events)
+    assert steps_of(events) == ALL_STEPS, "a checkpoint of the last step was left"
+    ended = await world.get(job)
+    assert (ended.state, ended.attempt) == (TuningJob.STATE_SUCCEEDED, 2)
+    assert await world.adapter(job) == undisturbed
+
+
+async def test_a_job_whose_deadline_passes_succeeds_with_the_best_model_so_far(
+    world: World,
+) -> None:
+    rising = {
+        "learning_rate": 0.3,
+        "warmup_steps": 0,
+        "schedule": TrainingParameters.SCHEDULE_CONSTANT,
+    }
+    async with world.node():
+        for deadline_s in (12, 40, 120):  # on a busy machine an engine takes long to start
+            job = await world.create(
+                f"within-{deadline_s}",
+                max_steps=100_000,
+                evaluate_every=5,
+                deadline_s=deadline_s,
+                **rising,
+            )
+            events = await world.history(job)
+            if steps_of(events):
+                break
+    assert_no_gap(events)
+    ended = await world.get(job)
+    assert ended.state == TuningJob.STATE_SUCCEEDED, ended.error
+    losses = {
+        event.evaluation.step: event.evaluation.loss
+        for event in events
+        if event.WhichOneof("event") == "evaluation"
+    }
+    result = await world.result(job)
+    assert result.metrics["steps"] == max(steps_of(events)) < 100_000
+    assert result.metrics["validation_loss"] == min(losses.values())
+    best = min(losses, key=losses.__getitem__)
+    notes = "".join(event.log.message for event in events)
+    assert f"the result is the model of step {best}, the best" in notes or best == max(losses)
 
 
 async def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before_and_no_byte(

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,9 @@ class World:
             cache_dir=self.material.cache_dir,
             claim_wait_s=2.0,
             speed_limit_s=0,
+            self_test_limit_s=0,
             engine_grace_s=10.0,
+            warm_engines=0,
         )
         async with open_channel(self.address) as channel:
             parts = (channel, bus or self.bus, blobs or self.material.blobs)
@@ -135,9 +138,18 @@ class World:
                 await node.stop()
 
     async def create(
-        self, job_id: str, max_attempts: int = 3, start_version: str = "", **training: Any
+        self,
+        job_id: str,
+        max_attempts: int = 3,
+        start_version: str = "",
+        deadline_s: float = 0,
+        device_count: int = 1,
+        **training: Any,
     ) -> job_pb.TuningJob:
+        """With a deadline in so many seconds, if that is not 0."""
+        deadline = datetime.now(UTC) + timedelta(seconds=deadline_s)
         job = job_pb.TuningJob(
+            deadline_time=deadline if deadline_s else None,
             start_version=start_version,
             base_model="baseModels/tiny-base",
             dataset_version=f"{PARENT}/datasets/support/versions/latest",
@@ -145,6 +157,7 @@ class World:
             training=job_pb.TrainingParameters(**(TRAINING | training)),
             seed=SEED,
             max_attempts=max_attempts,
+            requirements=job_pb.Requirements(device_count=device_count),
         )
         request = service_pb.CreateTuningJobRequest(
             parent=PARENT, tuning_job_id=job_id, tuning_job=job
@@ -156,6 +169,15 @@ class World:
 
     async def cancel(self, job: job_pb.TuningJob) -> None:
         await self.jobs.CancelTuningJob(service_pb.CancelTuningJobRequest(name=job.name))
+
+    async def pause(self, job: job_pb.TuningJob) -> None:
+        """Returns when it is PAUSED."""
+        await self.jobs.PauseTuningJob(service_pb.PauseTuningJobRequest(name=job.name))
+        while (await self.get(job)).state != job_pb.TuningJob.STATE_PAUSED:
+            await asyncio.sleep(0.05)
+
+    async def resume(self, job: job_pb.TuningJob) -> None:
+        await self.jobs.ResumeTuningJob(service_pb.ResumeTuningJobRequest(name=job.name))
 
     async def events(self, job: job_pb.TuningJob) -> AsyncGenerator[job_pb.TuningJobEvent]:
         """What happens to a job, until it has ended."""

@@ -115,6 +115,35 @@ def test_a_single_example_that_is_too_much_says_so(
         evaluate(model, examples, batch_size=4)
 
 
+def test_processes_in_step_leave_no_batch_for_another_try(
+    model: TunableModel, examples: list[Example]
+) -> None:
+    """The others are in the middle of theirs, and would wait for ever."""
+    batches = divided(examples, padded, CPU, Team(), limit=0)
+    _Memory(model.network, tokens=100)
+
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        evaluate_batches(model, batches, Team(in_step=True))
+
+
+@pytest.mark.parametrize("layout", [padded, packed])
+@pytest.mark.parametrize("count", [1, 5])
+def test_processes_in_step_have_as_many_batches_as_each_other(
+    model: TunableModel, examples: list[Example], layout: Layout, count: int
+) -> None:
+    shares = [
+        divided(examples[:count], layout, CPU, Team(rank, 3, in_step=True), limit=30)
+        for rank in range(3)
+    ]
+    whole = evaluate_batches(model, divided(examples[:count], layout, CPU, Team(), 0), Team())
+
+    result = evaluate_batches(model, [batch for share in shares for batch in share], Team())
+
+    assert len({len(share) for share in shares}) == 1
+    assert result.loss == pytest.approx(whole.loss, rel=1e-5)
+    assert (result.token_accuracy, result.tokens) == (whole.token_accuracy, whole.tokens)
+
+
 def test_another_error_is_not_taken_for_too_little_memory(
     model: TunableModel, examples: list[Example]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from array import array
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from transformers import LlamaForCausalLM
 from services.trainer.engine.batches import IGNORED, packed, padded
 from services.trainer.engine.examples import Example
 from services.trainer.engine.loader import count_labels
-from services.trainer.engine.loss import label_logits, summed_loss
+from services.trainer.engine.loss import label_logits, selected_logits, summed_loss
 
 CPU = torch.device("cpu")
 
@@ -93,6 +94,18 @@ def test_a_packed_example_does_not_see_its_neighbours(
     own = count_labels(first)
     torch.testing.assert_close(logits[0][own:], logits[1][own:], atol=1e-6, rtol=1e-5)
     assert not torch.allclose(logits[0][:own], logits[1][:own], atol=1e-2)
+
+
+@pytest.mark.parametrize("layout", [padded, packed])
+def test_a_head_that_runs_everywhere_gives_the_same_loss_and_gradients(
+    model: LlamaForCausalLM, examples: list[Example], layout: Any
+) -> None:
+    batch = layout(examples, CPU)
+    found: list[Any] = []
+    for logits_of in (label_logits, selected_logits):
+        logits = logits_of(model, model.lm_head, batch)
+        found.append((logits, gradients(model, summed_loss(logits, batch.targets))))
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-4)
 
 
 def test_padding_changes_nothing(model: LlamaForCausalLM, examples: list[Example]) -> None:

@@ -15,7 +15,7 @@ from services.trainer.engine import step as step_module
 from services.trainer.engine.batches import Batch, Layout, padded
 from services.trainer.engine.checkpoint import Progress
 from services.trainer.engine.errors import OutOfMemory
-from services.trainer.engine.events import Event, LogLine, Relieved, StepDone
+from services.trainer.engine.events import Event, Relieved, StepDone
 from services.trainer.engine.examples import Example
 from services.trainer.engine.job import Job
 from services.trainer.engine.loader import Loader
@@ -67,7 +67,7 @@ def test_parts_are_halved_until_they_fit_and_the_result_is_the_same(
     tight = make_job(method=DRY, work_dir=tmp_path / "tight")
     events = run_here(tight)
 
-    said = [event.message for event in events if isinstance(event, LogLine)]
+    said = [event.message for event in events if isinstance(event, Relieved)]
     assert said
     assert all("memory ran out: from here on at most" in message for message in said)
     limits = [event.micro_batch_tokens for event in events if isinstance(event, Relieved)]
@@ -148,10 +148,10 @@ def test_a_share_that_found_no_memory_beside_the_step_before_is_made_again(
             raise RuntimeError(FULL)
         return padded(examples, device)
 
-    def shares(layout: Layout) -> list[tuple[int, int, int]]:
+    def shares(layout: Layout) -> list[tuple[int, float, int]]:
         with Loader(ready.examples.training, ready.plan, layout, ready.device, Team()) as loader:
             made = [loader.share(step, 0) for step in (1, 2, 3)]
-        return [(len(share.batches), share.labels, share.tokens) for share in made]
+        return [(len(share.batches), share.weight, share.tokens) for share in made]
 
     assert shares(only_here) == shares(padded)
 

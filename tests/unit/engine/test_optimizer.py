@@ -49,6 +49,20 @@ def test_an_optimizer_goes_on_with_the_moments_that_there_are(training: Training
     assert all(torch.equal(ours[name], whole[name]) for name in whole)
 
 
+def test_torchs_fused_kernel_gives_the_update_of_the_plain_one(training: Training) -> None:
+    ours, plain = parameters(), parameters()
+    optimizers = Optimizer(ours, training), Optimizer(plain, training, fused=False)
+    for scale in (1.0, -0.3, 2.0):
+        for held, optimizer in zip((ours, plain), optimizers, strict=True):
+            held["used"].grad = scale * torch.tensor([1.0, -2.0, 3.0])
+            optimizer.clip_gradients()
+            optimizer.step(0.1)
+    torch.testing.assert_close(ours, plain)
+    moments = optimizers[0].state()
+    torch.testing.assert_close(moments, optimizers[1].state())
+    optimizers[1].restore(moments)
+
+
 def test_a_moment_without_the_other_is_refused(training: Training) -> None:
     optimizer = Optimizer(parameters(), training)
     with pytest.raises(KeyError):

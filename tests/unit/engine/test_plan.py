@@ -56,6 +56,16 @@ def test_batches_hold_examples_of_like_length() -> None:
     assert sum(lengths) / padded > 0.9
 
 
+def test_batches_hold_examples_as_they_come_if_that_is_wanted() -> None:
+    lengths = tuple(20 + (i * 37) % 380 for i in range(400))
+    grouped, plain = (Plan(lengths, 0, 8, group_by_length=by_length) for by_length in (True, False))
+    batches = [[lengths[i] for i in plain.batch(step)] for step in range(1, 51)]
+    assert sum(lengths) / sum(max(batch) * len(batch) for batch in batches) < 0.7
+    assert all(batch == sorted(batch) for batch in batches)
+    assert sorted(length for batch in batches for length in batch) == sorted(lengths)
+    assert plain.digest != grouped.digest
+
+
 def test_total_steps_come_from_epochs_only_if_no_number_is_given() -> None:
     plan = Plan((5,) * 10, 0, 4)
     assert plan.total_steps(max_steps=7, epochs=100.0) == 7

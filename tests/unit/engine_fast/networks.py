@@ -1,6 +1,7 @@
 """Small random networks, and what a training step on them gives."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from transformers import (
 from services.trainer.engine.fast import Switches
 
 VOCABULARY = 96
-NONE = Switches(False, False, False, False, False)
+NONE = Switches(**dict.fromkeys((field.name for field in fields(Switches)), False))
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 _SHAPE: dict[str, Any] = {

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from services.trainer.engine.batches import IGNORED
-from services.trainer.engine.fast import summed_cross_entropy
+from services.trainer.engine.fast import cross_entropy, summed_cross_entropy
 
 LABELS, WIDTH = 70, 16
 
@@ -103,6 +103,28 @@ def test_rows_without_a_label_count_for_nothing() -> None:
     assert found.item() == pytest.approx(wanted.item(), rel=1e-6)
     assert relative(gradient, wanted_gradient) < 1e-5
     assert not gradient[::3].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_count_as_much_as_their_weights(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden, weight, targets = example(300)
+    targets[::3] = IGNORED
+    weights = torch.rand(LABELS) * 10
+    logits = (hidden @ weight.t()).to(dtype)
+    leaf = logits.float().clone().requires_grad_()
+    each = functional.cross_entropy(leaf, targets, ignore_index=IGNORED, reduction="none")
+    wanted = (each * weights).sum()
+    (wanted_gradient,) = torch.autograd.grad(wanted * 0.3, leaf)
+
+    monkeypatch.setattr(cross_entropy, "_CPU_ELEMENTS", 4 * 300)
+    kept = summed_cross_entropy(logits, targets, weights)
+    rounded = logits.requires_grad_()
+    found = summed_cross_entropy(rounded * 1, targets, weights)
+    (gradient,) = torch.autograd.grad(found * 0.3, rounded)
+    assert kept.item() == found.item() == pytest.approx(wanted.item(), rel=1e-6)
+    assert relative(gradient.float(), wanted_gradient) < (1e-5 if dtype is torch.float32 else 5e-3)
 
 
 def test_no_labels_are_no_loss() -> None:

@@ -53,4 +53,5 @@ def test_a_network_with_nothing_to_gain_gains_nothing() -> None:
     trained = base_network()
     assert accelerate(trained, NONE, torch.bfloat16) == ()
     assert accelerate(trained, replace(NONE, fused_lora=True), torch.bfloat16) == ()
-    assert accelerate(torch.nn.Linear(2, 2), Switches(in_place_loss=False), torch.float32) == ()
+    outside = Switches(fused_adamw=False, labeled_logits=False, in_place_loss=False)
+    assert accelerate(torch.nn.Linear(2, 2), outside, torch.float32) == ()

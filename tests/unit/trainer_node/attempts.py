@@ -16,8 +16,10 @@ from services.common.bus_memory import MemoryBus
 from services.common.directories import Directories
 from services.common.testing.clock import FakeClock
 from services.trainer.node.attempt import Attempt, AttemptSettings
+from services.trainer.node.engines import cold
 from services.trainer.node.lease import (
     Beat,
+    Directive,
     Failure,
     Lease,
     LeaseLost,
@@ -26,9 +28,11 @@ from services.trainer.node.lease import (
     StoredCheckpoint,
 )
 from services.trainer.node.telemetry import Telemetry
+from services.trainer.node.watchdog import Patience
 
 JOB = "projects/default/tuningJobs/first"
 UID = "0a1b"
+PATIENCE = Patience()
 PRELUDE = """
 import json, os, pathlib, signal, sys, time
 
@@ -41,7 +45,7 @@ def emit(type_, **fields):
 def step(number):
     emit("step", step=number, total_steps=9, epoch=0.5, loss=1.0, best_loss=1.0, tokens=1,
          learning_rate=0.1, gradient_norm=1.0, tokens_per_second=1.0, progress_percent=1.0,
-         eta_seconds=1.0)
+         eta_seconds=1.0, step_seconds=0.01)
 
 def checkpoint(number):
     path = work / "checkpoints" / f"step-{number}"
@@ -79,7 +83,7 @@ class AwayBlobs(ObstoreBlobs):
 class MemoryLeases:
     """The service's side of one lease. `trouble` is raised once each, by the next calls."""
 
-    cancelled: bool = False
+    directive: Directive = Directive.TRAIN
     lost: bool = False
     trouble: list[Exception] = field(default_factory=list)
     checkpoints: list[StoredCheckpoint] = field(default_factory=list)
@@ -90,14 +94,14 @@ class MemoryLeases:
     async def claim(self, wait_s: float) -> Lease | None:
         return None
 
-    async def heartbeat(self, lease: Lease, beat: Beat) -> bool:
+    async def heartbeat(self, lease: Lease, beat: Beat) -> Directive:
         self._answer(lease)
         if beat.stored is not None:
             self.checkpoints.append(beat.stored)
             self.heard.set()
         if beat.refused is not None:
             self.refused.append((beat.refused.attempt, beat.refused.step))
-        return self.cancelled
+        return self.directive
 
     async def complete(self, lease: Lease, result: Result, event_count: int) -> None:
         self._answer(lease)
@@ -133,6 +137,8 @@ class World:
         start: str = "",
         patience_s: float = 30,
         grace_s: float = 5,
+        hangs_after: Patience = PATIENCE,
+        **lease_fields: Any,
     ) -> Attempt:
         lease = Lease(
             job=JOB,
@@ -146,9 +152,10 @@ class World:
             training={},
             start_manifest_digest=start,
             checkpoints=tuple(checkpoints),
+            **lease_fields,
         )
-        engine = (sys.executable, "-c", PRELUDE + dedent(program))
-        settings = AttemptSettings(self.work_dir, 1, 1, grace_s, patience_s, engine)
+        engine = cold((sys.executable, "-c", PRELUDE + dedent(program)))
+        settings = AttemptSettings(self.work_dir, 1, 1, grace_s, patience_s, engine, hangs_after)
         telemetry = Telemetry(self.bus, FakeClock(), JOB, 2)
         return Attempt(lease, self.leases, self._directories, telemetry, settings)
 
@@ -157,12 +164,14 @@ class World:
         await asyncio.wait_for(self.attempt(program, **given).run(), 20)
         return self.outcome()
 
-    async def run_and_cancel(self, program: str, **given: Any) -> Result | Failure:
-        """As `run`, and cancels the job after its first event."""
+    async def run_and_tell(
+        self, directive: Directive, program: str, /, **given: Any
+    ) -> Result | Failure:
+        """As `run`, and after the job's first event the service wants this."""
         running = asyncio.create_task(self.attempt(program, **given).run())
         while not self.events():
             await asyncio.sleep(0.01)
-        self.leases.cancelled = True
+        self.leases.directive = directive
         await asyncio.wait_for(running, 20)
         return self.outcome()
 
@@ -179,10 +188,15 @@ class World:
         """A directory of these files in the blob store."""
         return await self._stored(self._directories, files)
 
-    async def checkpoint(self, step: int, **files: str) -> StoredCheckpoint:
+    async def run_and_cancel(self, program: str, **given: Any) -> Result | Failure:
+        return await self.run_and_tell(Directive.CANCEL, program, **given)
+
+    async def checkpoint(
+        self, step: int, loss: float | None = None, job_uid: str = "", **files: str
+    ) -> StoredCheckpoint:
         """One of the first attempt's."""
-        owned = self._directories.owned_by(f"tuning-jobs/{UID}/1-{step}")
-        return StoredCheckpoint(1, step, await self._stored(owned, files), 0)
+        owned = self._directories.owned_by(f"tuning-jobs/{job_uid or UID}/1-{step}")
+        return StoredCheckpoint(1, step, await self._stored(owned, files), 0, loss, job_uid)
 
     async def damage(self, content: str) -> None:
         """The bytes of the blob with this content, wherever it is."""

@@ -8,24 +8,15 @@ import pytest
 
 from anneal.trainer.v1 import tuning_job_pb2 as pb
 from services.common.faults import Unavailable
-from services.common.manifest import FileEntry, Manifest
+from services.common.manifest import Manifest
 from services.trainer.node.lease import (
     Cause,
+    Directive,
     Failure,
     Result,
     StoredCheckpoint,
 )
-from tests.unit.trainer_node.attempts import UID, AwayBlobs, World
-
-
-@pytest.fixture
-async def world(tmp_path: Path) -> World:
-    blobs = AwayBlobs.open((tmp_path / "blobs").as_uri())
-    config = await blobs.put(b"{}")
-    base = Manifest((FileEntry("config.json", config.size_bytes, config.digest),))
-    dataset = await blobs.put(b"examples")
-    await blobs.put(base.to_bytes())
-    return World(tmp_path, blobs, base.digest, dataset.digest)
+from tests.unit.trainer_node.attempts import UID, World
 
 
 async def test_a_finished_engine_makes_a_result_of_its_artifacts(world: World) -> None:
@@ -329,17 +320,18 @@ async def test_a_checkpoint_that_was_dropped_before_the_node_heard_of_it_is_pass
     assert [checkpoint.step for checkpoint in world.leases.checkpoints] == [2]
 
 
-async def test_answers_and_resumptions_are_told(world: World) -> None:
+async def test_answers_resumptions_and_reliefs_are_told(world: World) -> None:
     await world.run(
         """
         emit("resumed", step=4, checkpoint_digest="ab", restored_digest="ab", exact=True,
              environment=[])
         emit("samples", step=5, samples=[{"prompt": "late?", "expected": "no", "output": "yes"}])
+        emit("relieved", step=6, micro_batch_tokens=20, recompute=False, message="less")
         finish()
         """
     )
     kinds = [event.WhichOneof("event") for event in world.events()]
-    assert kinds == ["resumed", "samples"]
+    assert kinds == ["resumed", "samples", "relieved"]
 
 
 async def test_a_blob_store_that_stays_away_ends_the_attempt(world: World) -> None:
@@ -351,7 +343,7 @@ async def test_a_blob_store_that_stays_away_ends_the_attempt(world: World) -> No
 
 
 async def test_a_cancelled_job_does_not_wait_for_a_blob_store(world: World) -> None:
-    world.blobs.away = world.leases.cancelled = True
+    world.blobs.away, world.leases.directive = True, Directive.CANCEL
     failure = await world.run("checkpoint(1); time.sleep(60)", patience_s=600)
     assert isinstance(failure, Failure)
     assert failure.cause is Cause.CANCELLED

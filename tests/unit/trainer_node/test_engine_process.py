@@ -10,7 +10,13 @@ from textwrap import dedent
 
 import pytest
 
-from services.trainer.node.engine import EngineEvent, EngineGarbled, EngineProcess
+from services.trainer.node import engine as engine_module
+from services.trainer.node.engine import (
+    EngineEvent,
+    EngineGarbled,
+    EngineProcess,
+    memory_kills,
+)
 
 Start = Callable[[str], "asyncio.Future[EngineProcess]"]
 
@@ -94,6 +100,24 @@ async def test_an_end_by_a_signal_says_which(start: Start) -> None:
     engine = await start("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
     await all_events(engine)
     assert (await engine.wait()).signal_name == "SIGSEGV"
+
+
+async def test_kills_for_want_of_memory_are_counted_while_the_engine_runs(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vmstat = tmp_path / "vmstat"
+    vmstat.write_text("nr_free_pages 12\noom_kill 3\n")
+    monkeypatch.setattr(engine_module, "_VMSTAT", vmstat)
+    engine = await start("import time; time.sleep(60)")
+    vmstat.write_text("nr_free_pages 12\noom_kill 4\n")
+    engine.kill()
+    assert (await engine.wait()).memory_kills == 1
+
+
+def test_a_kernel_that_does_not_count_has_not_killed(tmp_path: Path) -> None:
+    assert memory_kills(tmp_path / "vmstat") == 0
+    (tmp_path / "vmstat").write_text("nr_free_pages 12\n")
+    assert memory_kills(tmp_path / "vmstat") == 0
 
 
 async def test_a_request_to_stop_is_a_sigterm_that_it_may_answer(start: Start) -> None:

@@ -9,6 +9,12 @@ def test_a_killed_engine_is_told_with_its_signal_step_and_a_hint() -> None:
     assert "SIGKILL at step 12; the kernel does that when memory runs out" in failure.message
 
 
+def test_an_engine_that_the_kernel_killed_for_want_of_memory_ran_out_of_it() -> None:
+    failure = unexplained(EngineExit(-9, (), memory_kills=1), 12)
+    assert failure == Failure(Cause.OUT_OF_MEMORY, "the kernel killed it at step 12")
+    assert unexplained(EngineExit(-11, (), memory_kills=1), 12).cause is Cause.ENGINE_KILLED
+
+
 def test_a_status_that_nobody_explained_is_an_error() -> None:
     failure = unexplained(EngineExit(3, ()), 0)
     assert failure == Failure(Cause.ENGINE_ERROR, "it left with status 3 at step 0")

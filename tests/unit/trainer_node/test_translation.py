@@ -14,6 +14,7 @@ from services.trainer.engine.events import (
     Event,
     Failed,
     Finished,
+    Relieved,
     Resumed,
     Sample,
     Sampled,
@@ -163,6 +164,13 @@ def test_a_resumption_keeps_its_proof() -> None:
         restored_digest="ab" * 32,
         exact=True,
         environment_changes=["threads 1 → 2"],
+    )
+
+
+def test_what_memory_forced_a_run_to_is_told_in_figures_and_words() -> None:
+    event = Relieved(6, 20, True, "memory ran out")
+    assert translation.relieved(told(event)).relieved == pb.TrainingRelieved(
+        step=6, micro_batch_tokens=20, recompute=True, message="memory ran out"
     )
 
 

@@ -17,10 +17,13 @@ def accelerate(
     """Turns on what `switches` allow and the network has parts for; returns the names of those.
 
     To be called once everything is attached and on its device. Parameters keep their names and
-    shapes; frozen ones may change their type and where they lie. `in_place_loss` is for the
-    caller to heed: the loss is not a part of the network.
+    shapes; frozen ones may change their type and where they lie. `fused_adamw`, `labeled_logits`
+    and `in_place_loss` are for the caller to heed: optimizer and loss are no part of the network.
+    So are those that make the batches, which are not named: they change no bit of a step on one.
     """
     gains = {
+        "fused_adamw": switches.fused_adamw,
+        "labeled_logits": switches.labeled_logits,
         "resident_bfloat16": switches.resident_bfloat16 and _round_frozen(network, compute_dtype),
         "fused_lora": switches.fused_lora and fuse_lora(network),
         "short_attention": switches.short_attention and _shorten_attention(network),

@@ -15,19 +15,21 @@ _CPU_ELEMENTS, _GPU_ELEMENTS = 1 << 19, 1 << 25
 """How many logits are worked on at a time. On a CPU they are to stay in a core's cache."""
 
 
-def summed_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+def summed_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     """Nats, summed over rows, in float32. `logits` is (rows, vocabulary), `targets` (rows,); a row
-    whose target is negative does not count.
+    whose target is negative does not count, others as much as `weights` (rows,) say, else 1.
 
     If gradients are wanted the logits are overwritten: nothing else may read them, before or in
     the backward pass, which can run once. (Autograd raises RuntimeError if that is not kept to.)
     """
     if not (torch.is_grad_enabled() and logits.requires_grad):
-        return _losses_of(logits.detach(), targets, into=None)
-    return cast(Tensor, apply(_CrossEntropy, logits, targets))
+        return _losses_of(logits.detach(), targets, weights, into=None)
+    return cast(Tensor, apply(_CrossEntropy, logits, targets, weights))
 
 
-def _losses_of(logits: Tensor, targets: Tensor, into: Tensor | None) -> Tensor:
+def _losses_of(
+    logits: Tensor, targets: Tensor, weights: Tensor | None, into: Tensor | None
+) -> Tensor:
     """The summed loss; `into`, which may be `logits` itself, takes its gradient."""
     total = torch.zeros((), dtype=torch.float32, device=logits.device)
     at_once = _CPU_ELEMENTS if logits.device.type == "cpu" else _GPU_ELEMENTS
@@ -36,6 +38,8 @@ def _losses_of(logits: Tensor, targets: Tensor, into: Tensor | None) -> Tensor:
         part = logits[start : start + rows].to(torch.float32, copy=True)
         target = targets[start : start + rows].unsqueeze(1)
         counts = (target >= 0).to(torch.float32)
+        if weights is not None:
+            counts *= weights[start : start + rows].unsqueeze(1)
         target = target.clamp(min=0)
         largest = part.amax(1, keepdim=True)
         at_target = part.gather(1, target)
@@ -51,12 +55,12 @@ def _losses_of(logits: Tensor, targets: Tensor, into: Tensor | None) -> Tensor:
 
 class _CrossEntropy(autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
-        total = _losses_of(logits, targets, into=logits)
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+        total = _losses_of(logits, targets, weights, into=logits)
         ctx.save_for_backward(logits)
         return total
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = cast(tuple[Tensor], ctx.saved_tensors)
-        return gradient.mul_(gradients[0]), None
+        return gradient.mul_(gradients[0]), None, None

@@ -80,7 +80,7 @@ def make_run(job: Job, ready: Preparation, model: TunableModel) -> Run:
         plan=ready.plan,
         total_steps=ready.total_steps,
         model=model,
-        optimizer=Optimizer(model.trainable, job.training),
+        optimizer=Optimizer(model.trainable, job.training, fused=job.switches.fused_adamw),
         identity=Identity(settings="", dataset="", plan="", base_model=""),
         environment=_NOWHERE,
         team=Team(),
