@@ -117,7 +117,7 @@ def serve(sqlite_url: str, material: Material, tmp_path: Path) -> Serve:
                 open_channel(address) as channel,
             ):
                 jobs = TuningJobServiceStub(channel)
-                yield World(address, jobs, bus, material, tmp_path, results)
+                yield World(address, jobs, bus, material, tmp_path, results, store)
         finally:
             await store.close()
 

@@ -43,18 +43,6 @@ async def test_a_job_for_unsloth_is_trained_by_it(
     assert await world.adapter(job)
 
 
-async def test_a_job_that_unsloth_cannot_do_fails_once_and_says_why(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(FAKES))
-    async with world.node():
-        job = await create(world, packing=True)
-        await world.history(job)
-    ended = await world.get(job)
-    assert (ended.state, ended.attempt) == (pb.TuningJob.STATE_FAILED, 1)
-    assert "training.packing: unsloth cannot pack examples" in ended.error.message
-
-
 async def test_a_node_without_the_tool_leaves_the_job_to_others(world: World) -> None:
     job = await create(world)
     async with world.node():

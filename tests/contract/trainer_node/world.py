@@ -8,11 +8,11 @@ import uuid
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import psutil
+from sqlmodel import col, update
 
 from anneal.trainer.v1 import tuning_job_pb2 as job_pb
 from anneal.trainer.v1 import tuning_job_service_pb2 as service_pb
@@ -20,7 +20,10 @@ from anneal.transport import open_channel
 from services.common.blobs import Blobs
 from services.common.bus import Bus
 from services.common.manifest import Manifest
-from services.trainer.control.domain.names import ModelAliasName, ModelVersionName
+from services.common.store import Store
+from services.trainer.control.adapters.rows import spec_text
+from services.trainer.control.adapters.tables import JobRow
+from services.trainer.control.domain.names import ModelAliasName, ModelVersionName, TuningJobName
 from services.trainer.control.domain.ports import ModelVersion
 from services.trainer.node.__main__ import make_agent
 from services.trainer.node.agent import Agent
@@ -107,6 +110,7 @@ class World:
     material: Material
     scratch: Path
     results: Results
+    store: Store[Any]
 
     @asynccontextmanager
     async def node(
@@ -142,14 +146,10 @@ class World:
         job_id: str,
         max_attempts: int = 3,
         start_version: str = "",
-        deadline_s: float = 0,
         device_count: int = 1,
         **training: Any,
     ) -> job_pb.TuningJob:
-        """With a deadline in so many seconds, if that is not 0."""
-        deadline = datetime.now(UTC) + timedelta(seconds=deadline_s)
         job = job_pb.TuningJob(
-            deadline_time=deadline if deadline_s else None,
             start_version=start_version,
             base_model="baseModels/tiny-base",
             dataset_version=f"{PARENT}/datasets/support/versions/latest",
@@ -175,6 +175,17 @@ class World:
         await self.jobs.PauseTuningJob(service_pb.PauseTuningJobRequest(name=job.name))
         while (await self.get(job)).state != job_pb.TuningJob.STATE_PAUSED:
             await asyncio.sleep(0.05)
+
+    async def let_time_run_out(self, job: job_pb.TuningJob) -> None:
+        """Its deadline passes now. One that was given when the job was created would race with the
+        start of its engine."""
+        name = TuningJobName.parse(job.name)
+        async with self.store.writing() as unit:
+            spec = (await unit.jobs.find(name)).spec
+            settings = spec.settings.model_copy(update={"deadline_time": await unit.now()})
+            changed = {"spec": spec_text(replace(spec, settings=settings))}
+            row = update(JobRow).where(col(JobRow.name) == job.name).values(changed)
+            await unit.session.exec(row)
 
     async def resume(self, job: job_pb.TuningJob) -> None:
         await self.jobs.ResumeTuningJob(service_pb.ResumeTuningJobRequest(name=job.name))
