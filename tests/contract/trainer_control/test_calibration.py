@@ -118,6 +118,8 @@ async def test_what_is_not_known_refuses_nothing(world: World) -> None:
     await ask(world, gpu(0.5), backends=[job_pb.BACKEND_BUILTIN, job_pb.BACKEND_UNSLOTH])
     assert await world.create(**full)  # how its base model is built is not known
     assert await world.create(base_model=LLAMA, backend=job_pb.BACKEND_UNSLOTH, **full)
+    together = job_pb.Requirements(device_count=2)
+    assert await world.create(base_model=LLAMA, requirements=together, **full)
 
 
 async def test_a_run_corrects_the_estimates_of_its_method_on_its_device(world: World) -> None:
@@ -173,6 +175,16 @@ async def test_devices_without_a_name_tell_nothing_of_each_other(world: World) -
 
     assert await residuals(world) == {}
     assert await Fleet(world.store).of("lora", "") == Corrections()
+
+
+async def test_a_run_on_several_devices_tells_nothing_of_one(world: World) -> None:
+    together = job_pb.Requirements(device_count=2)
+    await world.create(base_model=LLAMA, requirements=together)
+    lease = await ask(world, gpu(80), free_devices=2)
+    assert lease is not None
+    await world.complete(lease.job, steps=100, tokens_per_second=1000)
+
+    assert await residuals(world) == {}
 
 
 async def test_a_run_that_tells_nothing_comparable_leaves_nothing(world: World) -> None:

@@ -32,8 +32,11 @@ async def learn(unit: Unit, job: TuningJob, result: Result) -> None:
 
 
 def _proposal(spec: JobSpec, device: Device) -> Proposal | None:
-    """None where the formulas do not hold, or have nothing to be made of."""
+    """None where the formulas do not hold, which are of one device, or have nothing to be made
+    of."""
     if spec.sizes is None or spec.settings.backend is not Backend.BUILTIN:
+        return None
+    if spec.settings.requirements.device_count > 1:
         return None
     return spec.sizes.proposal(spec.settings, device)
 

@@ -10,6 +10,7 @@ from services.trainer.control.domain.estimation.precision import computes_in_bfl
 from services.trainer.control.domain.estimation.proposal import Proposal
 from services.trainer.control.domain.estimation.reading import Examples
 from services.trainer.control.domain.estimation.remedies import can_train, in_gib, what_fits
+from services.trainer.control.domain.methods import FullMethod
 from services.trainer.control.domain.nodes import Offer, largest
 from services.trainer.control.domain.settings import Backend, JobSettings
 
@@ -29,10 +30,13 @@ class Sizes:
 
 def too_large(sizes: Sizes, settings: JobSettings, offers: Iterable[Offer]) -> list[Violation]:
     """That no node could train the job however it is computed. The formulas are of Anneal's own
-    engine: other backends are not judged by them."""
+    engine and of one device: other backends are not judged by them, nor what is spread over
+    several."""
     there = list(offers)
     device = largest(there)
     if device is None or settings.backend is not Backend.BUILTIN or not _all_known(there):
+        return []
+    if settings.requirements.device_count > 1 and isinstance(settings.method, FullMethod):
         return []
     if any(can_train(sizes.proposal(settings, one)) for one in _to_be_tried(settings, there)):
         return []
