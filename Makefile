@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 STUBS := build/stubs
 PEERS := .venv-bench
+FAULT_TESTS := tests/faults tests/contract/trainer_control tests/contract/dataset tests/contract/rpc
 # pip, protoc and buf find each other's plugins here.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -71,8 +72,11 @@ $(PEERS)/installed: benchmarks/training/requirements.txt constraints.txt
 bench-training: $(STUBS) $(PEERS)/installed ## Our engine beside the usual trainers; options: ARGS="…".
 	python -m benchmarks.training $(ARGS)
 
-faults: $(STUBS) ## Kills and restarts in the middle of jobs, the long version.
-	pytest tests/faults --faults=long
+faults: $(STUBS) ## Kills, outages, full disks, the long version; one alone: faults-R3.
+	pytest $(FAULT_TESTS) --faults=long -m fault
+
+faults-%: $(STUBS)
+	pytest $(FAULT_TESTS) --faults=long --fault=$* $(ARGS)
 
 wheel: $(STUBS) ## A wheel with the stubs in it.
 	python -m pip wheel --quiet --no-deps --wheel-dir dist .

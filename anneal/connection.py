@@ -1,7 +1,8 @@
 """One service's channel and how calls on it are made: deadline, request id, errors."""
 
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 from uuid import uuid4
@@ -9,6 +10,7 @@ from uuid import uuid4
 import grpc
 from google.protobuf.message import Message
 
+from anneal.errors import Unavailable
 from anneal.statuses import REQUEST_ID, error_from
 from anneal.transport import DEFAULT_DEADLINE_S
 
@@ -16,6 +18,8 @@ Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
 Item = TypeVar("Item")
 Metadata = tuple[tuple[str, str], ...]
+
+_PAUSES_S = (0.1, 0.2, 0.4, 0.8)
 
 
 def new_request_id() -> str:
@@ -55,7 +59,33 @@ class Connection:
         request: Request,
         timeout_s: float | None = None,
     ) -> Generator[Response]:
-        """Sends one request and yields the answers. Closing the iterator cancels the call."""
+        """Sends one request and yields the answers. Closing the iterator cancels the call.
+
+        Asks again while the service is away and no answer has come: gRPC does so for other calls.
+        """
+        pauses_s = iter(_PAUSES_S)
+        began_s = time.monotonic()
+        while True:
+            answered = False
+            left_s = None if timeout_s is None else timeout_s - (time.monotonic() - began_s)
+            try:
+                with closing(self._once(rpc, request, left_s)) as answers:
+                    for answer in answers:
+                        answered = True
+                        yield answer
+                return
+            except Unavailable:
+                pause_s = next(pauses_s, None)
+                if answered or pause_s is None:
+                    raise
+            time.sleep(pause_s)
+
+    def _once(
+        self,
+        rpc: "grpc.UnaryStreamMultiCallable[Request, Response]",
+        request: Request,
+        timeout_s: float | None,
+    ) -> Generator[Response]:
         with self._call() as metadata:
             answers = rpc(request, timeout=timeout_s, metadata=metadata)
             try:

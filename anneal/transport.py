@@ -42,6 +42,16 @@ KEEPALIVE_OPTIONS: tuple[Option, ...] = (
     ("grpc.absolute_max_metadata_size", METADATA_LIMIT_BYTES),
 )
 
+STREAMS = (
+    ("anneal.dataset.v1.DatasetService", "DownloadDatasetVersion"),
+    ("anneal.dataset.v1.DatasetService", "UploadDatasetVersion"),
+    ("anneal.inference.v1.InferenceService", "StreamGenerateText"),
+    ("anneal.registry.v1.RegistryService", "DownloadModelVersion"),
+    ("anneal.trainer.v1.TuningJobService", "WatchTuningJob"),
+)
+"""Calls that gRPC must not repeat: a stream that it repeats while the server is killed never ends
+(grpcio 1.85.1; docs/reliability.md). Those who call them do."""
+
 # UNAVAILABLE is the one code that a client repeats by itself (AIP-194). It may repeat every call:
 # reads change nothing, and mutations carry a request_id.
 SERVICE_CONFIG = json.dumps(
@@ -56,7 +66,8 @@ SERVICE_CONFIG = json.dumps(
                     "backoffMultiplier": 2,
                     "retryableStatusCodes": ["UNAVAILABLE"],
                 },
-            }
+            },
+            {"name": [{"service": service, "method": method} for service, method in STREAMS]},
         ]
     }
 )

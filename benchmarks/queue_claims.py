@@ -25,7 +25,7 @@ from services.trainer.control.domain.signals import Signals
 PROJECTS = 50
 NODES = 64
 SIZES = (100, 1_000, 10_000, 100_000)
-CLAIMS = 300
+CLAIMS = 200
 _POLICY = LeasePolicy(events_grace_s=0)
 _ENDED = Failure(Cause.INVALID_JOB)
 _PRIORITIES = random.Random(5).choices(list(Priority), [1, 7, 1, 1], k=1_000)

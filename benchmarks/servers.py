@@ -1,6 +1,7 @@
 """What is measured: the real platform, and a bare server beside it."""
 
 import asyncio
+import os
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, Generator, Mapping
@@ -15,7 +16,7 @@ from services.common.channels import open_channel
 
 
 @contextmanager
-def platform(environment: Mapping[str, str] | None = None) -> Generator[Platform]:
+def platform(environment: Mapping[str, str] = os.environ) -> Generator[Platform]:
     """Every service as its own process, in a temporary directory, on free ports. `environment` is
     theirs instead of this process's."""
     with (

@@ -29,6 +29,7 @@ import obstore
 import obstore.exceptions
 from obstore.store import LocalStore, MemoryStore, from_url
 
+from services.common.failpoints import failpoint
 from services.common.faults import DataLoss, InvalidArgument, Unavailable
 
 if TYPE_CHECKING:
@@ -128,7 +129,8 @@ class ObstoreBlobs:
         """`file:///dir` (made if missing), `memory://`, `s3://bucket/prefix`, `gs://…`, `az://…`.
 
         Endpoint, region and credentials come from `s3` or from the provider's usual environment
-        variables (`AWS_ENDPOINT_URL`, `AWS_REGION`, `AWS_ACCESS_KEY_ID`, …).
+        variables (`AWS_ENDPOINT_URL`, `AWS_REGION`, `AWS_ACCESS_KEY_ID`, …). An endpoint that is
+        written with http:// is spoken to in clear.
         """
         parts = urlsplit(url)
         if parts.scheme == "file":
@@ -136,7 +138,8 @@ class ObstoreBlobs:
             return cls(LocalStore(root, mkdir=True), root)
         if parts.scheme == "memory":
             return cls(MemoryStore())
-        plain = (s3 or {}).get("endpoint", "").startswith("http://")
+        endpoint = (s3 or {}).get("endpoint") or os.environ.get("AWS_ENDPOINT_URL", "")
+        plain = endpoint.startswith("http://")
         client: ClientConfig = {**_CLIENT, "allow_http": True} if plain else _CLIENT
         return cls(from_url(url, config=s3, client_options=client, retry_config=_RETRY))
 
@@ -186,6 +189,7 @@ class ObstoreBlobs:
                 async for piece in self.stream(digest):
                     await asyncio.to_thread(file.write, piece)
                 await asyncio.to_thread(_sync, file)
+            failpoint("blobs.fetched")
             await asyncio.to_thread(_move, aside, to)
         finally:
             await asyncio.to_thread(aside.unlink, missing_ok=True)
@@ -225,6 +229,7 @@ class ObstoreBlobs:
         async with obstore.open_writer_async(
             self._store, key, buffer_size=_MULTIPART_BYTES
         ) as writer:
+            failpoint("blobs.staging")
             async for piece in pieces:
                 sha.update(piece)
                 size_bytes += len(piece)
@@ -239,7 +244,9 @@ class ObstoreBlobs:
             return
         if self._root is not None:
             await asyncio.to_thread(_sync_path, self._root / staged)
+        failpoint("blobs.staged")
         await obstore.rename_async(self._store, staged, key)
+        failpoint("blobs.placed")
         if self._root is not None:
             await asyncio.to_thread(_sync_directories, self._root / key, self._root)
 
@@ -268,6 +275,10 @@ def _translated() -> Generator[None]:
         yield
     except obstore.exceptions.BaseError as error:
         raise BlobsUnavailable from error
+    except OSError as error:
+        if type(error) is OSError and error.errno is None:  # how obstore says that a disk is full
+            raise BlobsUnavailable from error
+        raise
 
 
 @contextmanager

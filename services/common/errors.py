@@ -1,5 +1,6 @@
 """The one table from what happened to what a caller is told (AIP-193)."""
 
+import errno
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn, TypeAlias
 
@@ -32,6 +33,7 @@ CODES: Mapping[type[Fault], grpc.StatusCode] = {
     faults.DataLoss: grpc.StatusCode.DATA_LOSS,
 }
 # What another service answered when it could not answer: the caller may try us again.
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _DEPENDENCY_DOWN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 
 # grpc's classes are generic in their stubs only, hence the quotes.
@@ -93,6 +95,8 @@ class Errors:
     async def answer(self, context: Context, error: Exception, method: str) -> NoReturn:
         """Ends the call: always raises `grpc.aio.AbortError`."""
         error = _only(error)
+        if isinstance(error, OSError) and is_expected(error):
+            log.error("disk.full", method=method, error=str(error))
         try:
             status = self._told(error, _limit_of(context)) if is_expected(error) else None
         except Exception as broken:  # an encoder or a Fault that is wrong: say so, leak nothing
@@ -129,6 +133,11 @@ def _known(error: Exception) -> tuple[grpc.StatusCode, Fault] | None:
                 "DEPENDENCY_DOWN", "a service behind this one does not answer"
             )
             return grpc.StatusCode.UNAVAILABLE, fault
+        case OSError() if error.errno in _DISK_FULL:
+            fault = faults.ResourceExhausted(
+                "DISK_FULL", "a disk of this service is full, and nothing was stored"
+            )
+            return grpc.StatusCode.RESOURCE_EXHAUSTED, fault
         case _:
             return None
 

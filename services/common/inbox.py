@@ -1,7 +1,8 @@
 """Effects that happen once although messages are delivered at least once."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -9,6 +10,7 @@ import structlog
 
 from services.common.bus import Bus, Delivery, Message, retry_delays
 from services.common.columns import DatabaseNow
+from services.common.failpoints import failpoint
 from services.common.faults import Unavailable
 from services.common.store import Session, Store, insert_new
 from services.common.tables import InboxRow
@@ -17,6 +19,7 @@ T = TypeVar("T")
 
 MAX_FAILURES = 20
 _FIRST_RETRY_S = 0.5
+_ACK_WAIT_S = 30.0
 _MAX_RETRY_S = 30.0
 
 _log = structlog.get_logger()
@@ -47,7 +50,8 @@ class Consumer(Generic[T]):
     If `handle` raises, nothing is written and the message comes again, later each time; after 20
     failures in this process it is given up and logged as an error. An outage (any Unavailable)
     is nobody's failure: the message comes again until it is over. `delays` are the seconds
-    between tries in an outage.
+    between tries in an outage. What this process has in hand when it is killed comes again after
+    `ack_wait_s`, which is more than `handle` takes.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class Consumer(Generic[T]):
         handle: Callable[[T, Message], Awaitable[None]],
         *,
         first_retry_s: float = _FIRST_RETRY_S,
+        ack_wait_s: float = _ACK_WAIT_S,
         delays: Callable[[], Iterator[float]] = retry_delays,
     ) -> None:
         build = store.build
@@ -68,6 +73,7 @@ class Consumer(Generic[T]):
         self._subjects = tuple(subjects)
         self._handle = handle
         self._first_retry_s = first_retry_s
+        self._ack_wait_s = ack_wait_s
         self._new_delays = delays
         self._failures: dict[str, int] = {}
 
@@ -76,7 +82,7 @@ class Consumer(Generic[T]):
         delays = self._new_delays()
         while True:
             try:
-                async with self._bus.subscribe(self._durable, self._subjects) as deliveries:
+                async with self._subscribed() as deliveries:
                     async for delivery in deliveries:
                         await self._receive(delivery)
                         delays = self._new_delays()
@@ -84,8 +90,12 @@ class Consumer(Generic[T]):
                 _log.warning("consumer.paused", durable=self._durable, reason=fault.reason)
             await asyncio.sleep(next(delays))
 
+    def _subscribed(self) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]:
+        return self._bus.subscribe(self._durable, self._subjects, ack_wait_s=self._ack_wait_s)
+
     async def _receive(self, delivery: Delivery) -> None:
         message = delivery.message
+        failpoint("inbox.received")
         try:
             await self._take_effect(message)
         except Unavailable:
@@ -95,12 +105,15 @@ class Consumer(Generic[T]):
             await self._failed(delivery, error)
         else:
             self._failures.pop(message.message_id, None)
+            failpoint("inbox.committed")
             await delivery.ack()
+            failpoint("inbox.acknowledged")
 
     async def _take_effect(self, message: Message) -> None:
         async with self._store.writing() as tables:
             if await tables.inbox.first_time(self._durable, message.message_id):
                 await self._handle(tables.own, message)
+                failpoint("inbox.handled")
 
     async def _failed(self, delivery: Delivery, error: Exception) -> None:
         message_id = delivery.message.message_id

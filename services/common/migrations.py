@@ -43,6 +43,7 @@ async def upgrade(url: str, script_location: str | Path) -> None:
         url,
         foreign_keys=False,  # a rebuilt table must not cascade its deletes
         busy_timeout_s=_PREDECESSOR_S,
+        answer_timeout_s=None,  # a migration takes as long as it takes, and so does a predecessor's
     )
     try:
         async with connected(writing_engine(engine)) as connection:

@@ -15,6 +15,7 @@ from sqlmodel import col, select, update
 
 from services.common.bus import MAX_PAYLOAD_BYTES, Bus, require_subject, retry_delays
 from services.common.columns import DatabaseNow
+from services.common.failpoints import failpoint
 from services.common.faults import Unavailable
 from services.common.retention import Retention, sweep
 from services.common.store import Session, Store, connected, insert_new
@@ -115,10 +116,13 @@ class Relay:
         published: list[int | None] = []
         try:
             for row in rows:
+                failpoint("outbox.publishing")
                 await self._bus.publish(row.subject, row.payload, row.message_id)
+                failpoint("outbox.published")
                 published.append(row.id)
         finally:
             await self._mark(published)
+        failpoint("outbox.marked")
         self._delays = retry_delays()
 
     async def _mark(self, ids: Sequence[int | None]) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
+from services.common import failpoints
 from services.common.faults import Fault
 
 DIE_WITH_PARENT = "ANNEAL_DIE_WITH_PARENT"
@@ -55,4 +56,5 @@ def main(run: Callable[[], Awaitable[None]]) -> NoReturn:
 
 
 async def _awaited(run: Callable[[], Awaitable[None]]) -> None:
+    failpoints.arm()
     await run()

@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
 
-from sqlalchemy import Connection, Engine, event, make_url
+from sqlalchemy import Connection, Engine, ExceptionContext, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -26,6 +26,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession as Session
 
 from services.common.columns import DatabaseNow
 from services.common.columns import UtcDateTime as UtcDateTime
+from services.common.failpoints import failpoint
 from services.common.faults import Aborted, Unavailable
 
 T = TypeVar("T")
@@ -35,10 +36,12 @@ _CONNECT_TIMEOUT_S = 5.0
 _WRITES = "anneal_writes"
 _PG_CONFLICTS = {"40001", "40P01"}
 _PG_SERVER_GOES = {"57P01", "57P02", "57P03", "53300"}
+_PG_DISK_FULL = "53100"
 
 
 class DatabaseUnavailable(Unavailable):
-    """The database does not answer, or a lock was not had in time. Nothing was written."""
+    """The database does not answer, a lock was not had in time, or its disk is full. Nothing was
+    written."""
 
     def __init__(self) -> None:
         super().__init__("DATABASE_UNAVAILABLE", "the database does not answer; try again")
@@ -51,22 +54,31 @@ class WriteConflict(Aborted):
         super().__init__("WRITE_CONFLICT", "a concurrent change interfered; repeat the request")
 
 
-def open_engine(url: str, *, foreign_keys: bool = True, busy_timeout_s: float = 5.0) -> AsyncEngine:
+def open_engine(
+    url: str,
+    *,
+    foreign_keys: bool = True,
+    busy_timeout_s: float = 5.0,
+    answer_timeout_s: float | None = 20.0,
+) -> AsyncEngine:
     """An engine for `sqlite+aiosqlite:///path` (of which the directory exists) or
     `postgresql+asyncpg://…`. Connects on first use.
 
     SQLite runs in WAL mode with full fsync. Its transactions begin IMMEDIATE where they write:
     a deferred one that turns into a writer fails without waiting for its turn. A lock of another
-    process is waited for `busy_timeout_s`. `foreign_keys` off is for migrations.
+    process is waited for `busy_timeout_s`. `foreign_keys` off is for migrations. PostgreSQL has
+    `answer_timeout_s` for each statement: a network that swallows all closes no connection.
     """
     if make_url(url).get_backend_name() == "postgresql":
-        return create_async_engine(
+        engine = create_async_engine(
             url,
             pool_size=10,
             max_overflow=10,
             pool_pre_ping=True,
-            connect_args={"timeout": _CONNECT_TIMEOUT_S},
+            connect_args={"timeout": _CONNECT_TIMEOUT_S, "command_timeout": answer_timeout_s},
         )
+        event.listen(engine.sync_engine, "handle_error", _on_silence)
+        return engine
     engine = create_async_engine(url)
     pragmas = (
         "journal_mode=WAL",
@@ -110,6 +122,13 @@ def _configure_sqlite(engine: Engine, pragmas: tuple[str, ...]) -> None:
     event.listen(engine, "connect", on_connect)
     event.listen(engine, "begin", on_begin)
     event.listen(engine, "invalidate", on_invalidate)
+
+
+def _on_silence(context: ExceptionContext) -> None:
+    """The driver's timeout is no error of the database's, and its connection is of no more use."""
+    if isinstance(context.original_exception, TimeoutError):
+        context.is_disconnect = True
+        raise DatabaseUnavailable from context.original_exception
 
 
 def writing_engine(engine: AsyncEngine) -> AsyncEngine:
@@ -180,10 +199,12 @@ class Store(Generic[T]):
             async with self._turn, self._writers() as session:
                 await _to_the_end(_begin(session))
                 yield self.build(session)
+                failpoint("store.committing")
                 await _to_the_end(self._commit(session))
 
     async def _commit(self, session: Session) -> None:
         await session.commit()
+        failpoint("store.committed")
         for callback in self._callbacks:
             callback()
 
@@ -247,16 +268,19 @@ def translated() -> Generator[None]:
         state: object = getattr(error.orig, "sqlstate", None)
         if state in _PG_CONFLICTS:
             raise WriteConflict from error
-        if error.connection_invalidated or state in _PG_SERVER_GOES or _is_outage(error):
+        away = state in _PG_SERVER_GOES or state == _PG_DISK_FULL
+        if error.connection_invalidated or away or _is_outage(error):
             raise DatabaseUnavailable from error
         raise
 
 
 def _is_outage(error: DBAPIError) -> bool:
-    """SQLite tells by message only that a lock was not had or a file cannot be opened."""
+    """SQLite tells by message only that a lock was not had or a file cannot be used."""
     text = str(error.orig)
     return isinstance(error, OperationalError | InterfaceError) and (
         "database is locked" in text
+        or "database or disk is full" in text
+        or "disk I/O error" in text
         or "unable to open database file" in text
         or "connection is closed" in text
     )

@@ -15,6 +15,8 @@ import pytest
 from tests.engines import engine
 from tests.unit.engine.families import save_base_model
 
+pytestmark = pytest.mark.fault("R2")
+
 TINY_BASE = Path(__file__).parents[2] / "examples" / "tiny-base"
 STEPS = 104
 CHECKPOINT_EVERY = 3

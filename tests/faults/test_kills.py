@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults.world import STEPS, VICTIMS, World
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.fault("R1")]
 
 KILLS = {8: "engine", 20: "nats", 32: "node", 45: "trainer"}
 """Who dies once a watcher has seen this step."""

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import psutil
 
-from anneal import Client, Platform
-from anneal.errors import AnnealError
+from anneal import Client
+from anneal.errors import AnnealError, NotFound
 from anneal.trainer.v1.tuning_job_pb2 import (
     LoraMethod,
     TrainingParameters,
@@ -35,11 +36,31 @@ SEED = 7
 PATIENCE_S = 120.0
 
 
+QUICK = TrainingParameters(
+    max_steps=4,
+    batch_size=4,
+    learning_rate=5e-3,
+    max_sequence_tokens=128,
+    checkpoint_every=2,
+)
+"""A second of work."""
+LONG_TRAINING = TrainingParameters(
+    max_steps=100_000, batch_size=4, max_sequence_tokens=128, checkpoint_every=50
+)
+"""Until it is cancelled."""
+
+
+class Programs(Protocol):
+    """What runs, by name: a Platform or a Site."""
+
+    def pids(self) -> dict[str, int]: ...
+
+
 @dataclass
 class World:
     """The platform, and one dataset on it."""
 
-    platform: Platform
+    platform: Programs
     client: Client
     dataset: str
 
@@ -51,13 +72,13 @@ class World:
         assert steps_of(events) == list(range(1, STEPS + 1))
         return self.only_adapter(job)
 
-    def create(self, name: str) -> TuningJob:
+    def create(self, name: str, training: TrainingParameters = TRAINING) -> TuningJob:
         """A job whose result goes to a model of its own name."""
         return self.client.jobs.create(
             self.dataset,
             "tiny-base",
             method=METHOD,
-            training=TRAINING,
+            training=training,
             seed=SEED,
             max_attempts=20,
             model=name,
@@ -83,6 +104,13 @@ class World:
 
     def watch(self, job: TuningJob) -> Iterator[TuningJobEvent]:
         return self.client.jobs.watch(job.name, timeout_s=PATIENCE_S)
+
+    def versions(self, job: TuningJob) -> int:
+        """How many versions a job's model has. A model that is not there has none."""
+        try:
+            return len(list(self.client.models.versions(job.model)))
+        except NotFound:
+            return 0
 
     def only_adapter(self, job: TuningJob) -> str:
         """The sha256 of the weights in the one version that a job's model must have."""

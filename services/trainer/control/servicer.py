@@ -13,6 +13,7 @@ from services.trainer.control.domain.estimation.estimates import Estimates
 from services.trainer.control.domain.lookups import Lookups
 from services.trainer.control.domain.names import TuningJobName
 from services.trainer.control.domain.node_leases import NodeLeases
+from services.trainer.control.domain.queue.forecasts import Forecasts
 from services.trainer.control.domain.recommendation.recommendations import Recommendations
 from services.trainer.control.domain.tuning_jobs import TuningJobs
 from services.trainer.control.domain.watching import Watching
@@ -25,12 +26,14 @@ class TuningJobServicer(TuningJobServiceServicer):
         self,
         jobs: TuningJobs,
         lookups: Lookups,
+        forecasts: Forecasts,
         watching: Watching,
         estimates: Estimates,
         recommendations: Recommendations,
     ) -> None:
         self._jobs = jobs
         self._lookups = lookups
+        self._forecasts = forecasts
         self._watching = watching
         self._estimates = estimates
         self._recommendations = recommendations
@@ -43,7 +46,8 @@ class TuningJobServicer(TuningJobServiceServicer):
     async def GetTuningJob(
         self, request: service_pb.GetTuningJobRequest, context: Context
     ) -> job_pb.TuningJob:
-        return to_proto.tuning_job(await self._lookups.get(TuningJobName.parse(request.name)))
+        job = await self._lookups.get(TuningJobName.parse(request.name))
+        return to_proto.placed(job, await self._forecasts.of(job))
 
     async def ListTuningJobs(
         self, request: service_pb.ListTuningJobsRequest, context: Context

@@ -1,7 +1,7 @@
 """From values of the domain to messages of the wire: pure."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar, assert_never
 
@@ -29,6 +29,7 @@ from services.trainer.control.domain.methods import Method
 from services.trainer.control.domain.node_leases import Kept, Lease
 from services.trainer.control.domain.ports import HistoryEntry, StateChange
 from services.trainer.control.domain.progress import Progress
+from services.trainer.control.domain.queue.forecast import QueuePlace
 from services.trainer.control.domain.states import Directive, State
 
 M = TypeVar("M", bound=Message)
@@ -81,6 +82,19 @@ def tuning_job(job: TuningJob) -> job_pb.TuningJob:
     )
 
 
+def placed(job: TuningJob, place: QueuePlace | None) -> job_pb.TuningJob:
+    """With its place in the queue."""
+    message = tuning_job(job)
+    if place is not None:
+        told = job_pb.QueuePlace(
+            position=place.position,
+            earliest_start_time=timestamp(place.earliest),
+            latest_start_time=timestamp(place.latest),
+        )
+        message.queue_place.CopyFrom(told)
+    return message
+
+
 def specified(spec: JobSpec) -> dict[str, Any]:
     """The fields of a TuningJob that are resolved when it is created."""
     settings = spec.settings
@@ -119,8 +133,8 @@ def lease(claimed: Lease, length: timedelta) -> lease_pb.Lease:
 
 
 def _checkpoint(checkpoint: Checkpoint, job: TuningJob) -> job_pb.Checkpoint:
-    uid = "" if checkpoint.job_uid == job.uid else checkpoint.job_uid
-    return job_pb.Checkpoint(**asdict(checkpoint) | {"job_uid": uid})
+    is_own = checkpoint.job_uid == job.uid
+    return job_pb.Checkpoint(**asdict(replace(checkpoint, job_uid="") if is_own else checkpoint))
 
 
 def heartbeat_answer(kept: Kept) -> lease_pb.HeartbeatTuningJobResponse:
@@ -131,21 +145,21 @@ def heartbeat_answer(kept: Kept) -> lease_pb.HeartbeatTuningJobResponse:
     )
 
 
-def directive(directive: Directive) -> lease_pb.Directive:
+def directive(directive: Directive) -> lease_pb.Directive.ValueType:
     if directive is Directive.TRAIN:
         return lease_pb.DIRECTIVE_UNSPECIFIED
     return lease_pb.Directive.Value(f"DIRECTIVE_{directive}")
 
 
 def attempt(told: Told, now: datetime) -> job_pb.TuningJobAttempt:
-    one, outcome = told.attempt, told.attempt.outcome
+    one = told.attempt
     return job_pb.TuningJobAttempt(
         name=f"{one.job}/attempts/{one.number}",
         attempt=one.number,
         node=one.node,
         start_time=timestamp(one.start_time),
         end_time=timestamp(one.end_time),
-        outcome=number_of(job_pb.TuningJobAttempt.Outcome.DESCRIPTOR, outcome) if outcome else 0,
+        outcome=_outcome(one.outcome),
         message=one.message,
         start_step=one.start_step,
         last_step=one.step,
@@ -153,6 +167,11 @@ def attempt(told: Told, now: datetime) -> job_pb.TuningJobAttempt:
         redone_steps=told.redone_steps,
         duration=_duration((one.end_time or now) - one.start_time),
     )
+
+
+def _outcome(word: str) -> job_pb.TuningJobAttempt.Outcome.ValueType:
+    """Empty while the attempt lasts."""
+    return job_pb.TuningJobAttempt.Outcome.Value(f"OUTCOME_{word or 'UNSPECIFIED'}")
 
 
 def event(entry: HistoryEntry) -> job_pb.TuningJobEvent:

@@ -29,6 +29,7 @@ from services.trainer.control.domain.estimation.estimates import Estimates
 from services.trainer.control.domain.fleet import Fleet
 from services.trainer.control.domain.lookups import Lookups
 from services.trainer.control.domain.node_leases import LeasePolicy, NodeLeases
+from services.trainer.control.domain.queue.forecasts import Forecasts
 from services.trainer.control.domain.queue.latecomers import Latecomers
 from services.trainer.control.domain.queue.preemption import Preemption
 from services.trainer.control.domain.queue.quotas import Quotas
@@ -74,6 +75,7 @@ def control(parts: Parts, policy: LeasePolicy, watch_poll_s: float) -> Control:
     estimates = Estimates(parts.specification, devices=fleet, calibration=fleet)
     recommendations = Recommendations(estimates)
     lookups = Lookups(parts.store)
+    forecasts = Forecasts(parts.store)
     leases = NodeLeases(parts.store, parts.signals, policy)
     watching = Watching(parts.store, parts.signals, watch_poll_s)
     hints = WorkHints(parts.bus, parts.signals)
@@ -83,7 +85,7 @@ def control(parts: Parts, policy: LeasePolicy, watch_poll_s: float) -> Control:
             Service(
                 "anneal.trainer.v1.TuningJobService",
                 add_TuningJobServiceServicer_to_server,
-                TuningJobServicer(jobs, lookups, watching, estimates, recommendations),
+                TuningJobServicer(jobs, lookups, forecasts, watching, estimates, recommendations),
             ),
             Service(
                 "anneal.trainer.v1.TuningSweepService",

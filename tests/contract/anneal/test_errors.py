@@ -105,3 +105,13 @@ def test_calls_carry_the_key_and_a_request_id(addresses: Addresses, world: World
     (_, _, first), (_, _, second) = world.calls
     assert first["authorization"] == "Bearer anneal_me_secret"
     assert first["x-request-id"] != second["x-request-id"]
+
+
+def test_a_stream_that_has_not_begun_is_asked_for_again(
+    client: Client, world: World, tmp_path: Path
+) -> None:
+    world.refuse["DownloadModelVersion"] = lambda: status(
+        grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE", "try again"
+    )
+    client.models.download("support", tmp_path / "model")
+    assert len(world.requests("DownloadModelVersion")) == 2

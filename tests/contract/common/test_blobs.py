@@ -3,8 +3,11 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator
+import resource
+from collections.abc import AsyncIterator, Generator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import obstore
 import pytest
@@ -19,6 +22,7 @@ from services.common.blobs import (
     ObstoreBlobs,
 )
 from services.common.faults import InvalidArgument
+from services.common.testing.s3 import make_bucket
 
 LARGE = os.urandom(1000) * 10_000  # 10 MB: more than one part of a multipart upload
 ABSENT = "0" * 64
@@ -96,6 +100,25 @@ async def test_a_cancelled_upload_leaves_nothing(blobs: Blobs):
         await putting
 
     assert keys(blobs) == []
+
+
+@contextmanager
+def no_file_above(size_bytes: int) -> Generator[None]:
+    """To a writer it is as if the disk were full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+async def test_a_disk_that_is_full_is_an_outage_and_leaves_nothing(file_blobs: Blobs):
+    with no_file_above(5_000_000), pytest.raises(BlobsUnavailable):
+        await file_blobs.put(pieces(LARGE))
+
+    assert keys(file_blobs) == []
+    assert (await file_blobs.put(pieces(LARGE))).size_bytes == len(LARGE)
 
 
 async def test_an_upload_that_is_cut_does_not_touch_an_equal_blob(blobs: Blobs):
@@ -176,6 +199,17 @@ async def test_what_is_no_digest_never_becomes_a_path(blobs: Blobs, digest: str)
         await blobs.exists(digest)
     with pytest.raises(InvalidArgument):
         await blobs.read(digest)
+
+
+async def test_an_s3_server_is_found_by_the_environment(s3: Any, monkeypatch: pytest.MonkeyPatch):
+    """One in clear, too: only its address says so."""
+    make_bucket(s3, "told")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3["endpoint"])
+    monkeypatch.setenv("AWS_REGION", s3["region"])
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3["access_key_id"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3["secret_access_key"])
+    blobs = ObstoreBlobs.open("s3://told/by/environment")
+    assert await blobs.read((await blobs.put(b"content")).digest) == b"content"
 
 
 async def test_what_an_owner_has_is_apart_from_all_others(blobs: Blobs):

@@ -3,8 +3,11 @@
 import asyncio
 import threading
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlmodel import col, select, text, update
 
@@ -12,8 +15,9 @@ from services.common.columns import DatabaseNow
 from services.common.faults import Aborted, Unavailable
 from services.common.store import Store, database_now, insert_new, open_engine
 from services.common.tables import OutboxRow
+from services.common.testing.fault_proxy import FaultProxy
 from services.common.testing.postgres import Postgres
-from tests.contract.common.notes import NoteRow, Tables, tables
+from tests.contract.common.notes import NoteRow, Row, Tables, tables
 
 Notes = Store[Tables]
 
@@ -340,3 +344,62 @@ async def test_a_reader_of_postgresql_cannot_write(postgresql_url: str):
         async with store.reading() as db:
             await db.session.exec(text("CREATE TABLE stray (id INT)"))
     await store.close()
+
+
+async def test_a_full_disk_is_an_outage_that_leaves_nothing(sqlite_url: str):
+    engine = open_engine(sqlite_url)
+    store = Store(engine, tables)
+    async with engine.begin() as connection:
+        await connection.run_sync(Row.metadata.create_all)
+    pages = 0
+
+    def hold_to_size(connection: Connection) -> None:
+        if pages:
+            connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+
+    event.listen(engine.sync_engine, "begin", hold_to_size)
+    async with store.reading() as db:
+        pages = (await db.session.exec(text("PRAGMA page_count"))).scalar_one()
+
+    async def fill() -> None:
+        async with store.writing() as db:
+            for number in range(2000):
+                await db.add_note(f"{number:04} of a full disk")
+
+    with pytest.raises(Unavailable):
+        await fill()
+
+    assert await notes_of(store) == []
+    pages *= 1000
+    async with store.writing() as db:
+        await db.add_note("there is room again")
+    assert await notes_of(store) == ["there is room again"]
+    await store.close()
+
+
+async def test_a_server_that_goes_silent_is_an_outage_and_no_hang(postgresql_url: str):
+    """A network that swallows everything closes no connection."""
+    (directory,) = parse_qs(urlsplit(postgresql_url).query)["host"]
+    async with FaultProxy.to_socket(Path(directory) / ".s.PGSQL.5432") as proxy:
+        head, _, database = postgresql_url.partition("?")[0].rpartition("/")
+        url = f"{head.removesuffix('@')}@{proxy.address}/{database}"
+        store = Store(open_engine(url, answer_timeout_s=0.5), tables)
+        async with store.engine.begin() as connection:
+            await connection.run_sync(Row.metadata.create_all)
+
+        async def write_half() -> None:
+            async with store.writing() as db:
+                await db.add_note("half")
+                proxy.black_hole()
+                await db.notes()
+
+        async with asyncio.timeout(10):
+            with pytest.raises(Unavailable):
+                await write_half()
+            with pytest.raises(Unavailable):
+                await notes_of(store)
+        proxy.reset()
+        proxy.heal()
+        async with asyncio.timeout(10):
+            assert await notes_of(store) == []
+        await store.close()

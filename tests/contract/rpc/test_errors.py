@@ -1,10 +1,12 @@
 """What a caller of a failing handler is told."""
 
+import errno
 from collections.abc import Callable
 from typing import Any
 
 import grpc
 import pytest
+import structlog.testing
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2 as details
 from grpc_status import rpc_status
@@ -95,6 +97,15 @@ async def test_a_fault_of_a_service_gets_the_code_of_its_category(refusal: Any) 
 
     assert refused.code is grpc.StatusCode.ABORTED
     assert dict(refused.detail(details.ErrorInfo).metadata) == {"mine": "1", "current": "2"}
+
+
+async def test_a_full_disk_is_told_to_the_caller_and_to_the_log(refusal: Any) -> None:
+    with structlog.testing.capture_logs() as logs:
+        refused = await refusal(OSError(errno.ENOSPC, "No space left on device"))
+
+    assert refused.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert refused.detail(details.ErrorInfo).reason == "DISK_FULL"
+    assert [log["log_level"] for log in logs if log["event"] == "disk.full"] == ["error"]
 
 
 async def test_every_violation_is_told_at_once(refusal: Any) -> None:

@@ -150,8 +150,9 @@ def _capabilities(text: str | None) -> Capabilities | None:
     if text is None:
         return None
     kept: dict[str, Any] = json.loads(text)
-    methods = ("tested_methods", "failed_methods")
-    return Capabilities(**kept | {name: tuple(kept[name]) for name in methods})
+    for name in ("tested_methods", "failed_methods"):
+        kept[name] = tuple(kept[name])
+    return Capabilities(**kept)
 
 
 def _device(text: str | None) -> Device | None:

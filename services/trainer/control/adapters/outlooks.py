@@ -8,8 +8,8 @@ from functools import lru_cache
 from itertools import cycle, islice
 from typing import Any
 
-from sqlalchemy import func
-from sqlmodel import col, select
+from sqlalchemy import Executable, func, select
+from sqlmodel import col
 
 from services.common.store import Session
 from services.trainer.control.adapters.tables import JobRow, in_states
@@ -28,8 +28,8 @@ _KIND = (col(JobRow.line), col(JobRow.base_model), col(JobRow.spec))
 
 async def queued(session: Session) -> tuple[Queued, ...]:
     """All lines. Reads the index alone but for the first jobs of each."""
-    lines = select(JobRow.line, func.count()).where(_QUEUED).group_by(col(JobRow.line))
-    counts = {line: jobs for line, jobs in await session.exec(lines)}
+    lines = select(col(JobRow.line), func.count()).where(_QUEUED).group_by(col(JobRow.line))
+    counts = {line: jobs for line, jobs in await _rows(session, lines)}
     in_line = func.row_number().over(
         partition_by=col(JobRow.line), order_by=(col(JobRow.create_time), col(JobRow.name))
     )
@@ -42,7 +42,7 @@ async def queued(session: Session) -> tuple[Queued, ...]:
         .order_by(col(JobRow.line), places.c.place)
     )
     found: dict[str, list[tuple[str, Kind]]] = defaultdict(list)
-    for name, *kind in await session.execute(first):
+    for name, *kind in await _rows(session, first):
         found[kind[0]].append((name, _kind(*kind)))
     return tuple(
         Queued(line_named(line), jobs, tuple(found[line])) for line, jobs in counts.items()
@@ -51,7 +51,7 @@ async def queued(session: Session) -> tuple[Queued, ...]:
 
 async def held(session: Session, now: datetime) -> tuple[Held, ...]:
     columns = (JobRow.node, JobRow.claim_time, JobRow.update_time, JobRow.progress)
-    rows = await session.execute(select(*map(col, columns), *_KIND).where(in_states(HELD)))
+    rows = await _rows(session, select(*map(col, columns), *_KIND).where(in_states(HELD)))
     return tuple(
         Held(node, _kind(*kind), _seconds(claimed, now) or 0.0, _eta_s(progress, updated, now))
         for node, claimed, updated, progress, *kind in rows
@@ -69,7 +69,7 @@ async def past(session: Session) -> tuple[Past, ...]:
     )
     return tuple(
         Past(_kind(*kind), created, _seconds(claimed, end))
-        for created, claimed, end, *kind in await session.execute(ended)
+        for created, claimed, end, *kind in await _rows(session, ended)
     )
 
 
@@ -80,18 +80,22 @@ async def came(
     the first of their lines."""
     since = now - LOOKED_BACK
     counts = (
-        select(JobRow.line, func.count())
+        select(col(JobRow.line), func.count())
         .where(_QUEUED, col(JobRow.create_time) >= since)
         .group_by(col(JobRow.line))
     )
-    waiting = {line: jobs for line, jobs in await session.exec(counts)}
+    waiting = {line: jobs for line, jobs in await _rows(session, counts)}
     running = select(*_KIND).where(in_states(HELD), col(JobRow.create_time) >= since)
     kinds = [one.kind for one in ended if one.create_time >= since]
-    kinds += [_kind(*kind) for kind in await session.execute(running)]
+    kinds += [_kind(*kind) for kind in await _rows(session, running)]
     for one in lines:
         like = cycle([kind for _, kind in one.first])
         kinds += islice(like, waiting.get(one.line.key, 0))
     return tuple(kinds)
+
+
+async def _rows(session: Session, wanted: Executable) -> Sequence[Any]:
+    return (await (await session.connection()).execute(wanted)).all()
 
 
 def _kind(line: str, base_model: str, spec: str) -> Kind:

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import func, literal, tuple_
+from sqlalchemy import exists, func, literal, tuple_
 from sqlmodel import col, select, update
 from structlog.typing import FilteringBoundLogger
 
@@ -20,7 +20,7 @@ from services.trainer.control.domain.nodes import Offer
 from services.trainer.control.domain.queue.forecast import Outlook
 from services.trainer.control.domain.queue.lines import Line, line_named, line_of
 from services.trainer.control.domain.queue.shares import Quota, Share, Waiting
-from services.trainer.control.domain.states import HELD, State
+from services.trainer.control.domain.states import ACTIVE, HELD, State
 
 log: FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -28,6 +28,7 @@ _FRESH = {"populate_existing": True}
 _DIRECT = {"synchronize_session": False}
 _CLAIM_LOCK = 0x616E6E65616C03
 _QUEUED = in_states({State.QUEUED})
+_ACTIVE = in_states(ACTIVE)
 _HELD = in_states(HELD)
 
 
@@ -74,6 +75,10 @@ class SqlQueue:
         )
         counted = select(func.count()).select_from(theirs.subquery())
         return (await self._session.exec(counted)).one()
+
+    async def is_active(self, project: str) -> bool:
+        active = exists().where(_ACTIVE, col(JobRow.project) == project)
+        return (await self._session.exec(select(active))).one()
 
     async def shares(self, projects: Collection[str]) -> Mapping[str, Share]:
         wanted = select(ProjectRow).where(col(ProjectRow.project).in_(projects))
@@ -171,6 +176,7 @@ class SqlQueue:
             shares=await self.shares(projects),
             past=past,
             came=came,
+            virtual_time_s=await self.served_s(),
         )
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.trainer.control.domain.queue.requirements import Priority
@@ -21,16 +21,17 @@ from services.trainer.control.domain.queue.shares import (
 from tests.unit.trainer_control.queue.waiting_jobs import NOW, demand, line, share, waiting
 
 PROJECTS = ("a", "b", "c", "d")
+DEVICES = 16
 
 
 def projects_in_turn(one: Demand) -> list[str]:
     return [found.line.project for found in one.turns(NOW)]
 
 
-def served(one: Demand) -> tuple[str, Demand]:
+def served(one: Demand, devices: int = 1) -> tuple[str, Demand]:
     """Whose turn it was, and the demand after that: everybody goes on waiting."""
     project = one.turns(NOW)[0].line.project
-    after = one.share(project).charged(QUANTUM_S, NOW)
+    after = one.share(project).charged(devices * QUANTUM_S, NOW)
     return project, replace(one, shares={**one.shares, project: after})
 
 
@@ -97,14 +98,20 @@ def test_what_is_given_back_after_midnight_makes_no_debt_of_the_new_day() -> Non
     assert share("a").charged(60, NOW).charged(-20, tomorrow).used_on(tomorrow) == 0
 
 
-def test_who_comes_back_has_had_as_much_as_the_middle_one_of_those_who_contend() -> None:
-    others = [share("b", 30), share("c", 20), share("d", 9_000)]
-
-    assert share("a", 5).after_joining(others).pass_s == 30
-    assert share("a", 35).after_joining(others).pass_s == 35
-    assert share("a", 25).after_joining([]).pass_s == 25
+def test_who_comes_back_has_had_as_much_as_the_queue_has_come_to() -> None:
+    assert share("a", 5).after_joining(30).pass_s == 30
+    assert share("a", 35).after_joining(30).pass_s == 35
 
 
+def test_a_credit_brings_the_queue_no_further_and_a_debt_holds_it_back() -> None:
+    one = demand(shares=(share("a", 20_000),))
+
+    assert one.virtual_time_s(line("a")) == 20_000
+    assert one.virtual_time_s(line("a", Priority.LOW)) == 20_000
+    assert one.virtual_time_s(line("a", Priority.HIGH)) == 20_000 - 3_600
+
+
+@settings(deadline=None, max_examples=30)
 @given(st.lists(st.floats(0.1, 10), min_size=2, max_size=4))
 def test_projects_that_always_wait_get_turns_in_proportion_to_their_weights(
     weights: list[float],
@@ -124,6 +131,7 @@ def test_projects_that_always_wait_get_turns_in_proportion_to_their_weights(
     assert turns.total() == 200
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.data())
 def test_no_project_is_passed_over_for_longer_than_credits_and_a_quantum(
     data: st.DataObject,
@@ -144,18 +152,18 @@ def test_no_project_is_passed_over_for_longer_than_credits_and_a_quantum(
     one = demand(*lines, shares=shares)
     mine = one.rank("a", priorities[0])
     bound_s = {
-        project: max(0.0, mine - one.rank(project, priority)) * weight + QUANTUM_S
+        project: max(0.0, mine - one.rank(project, priority)) * weight + DEVICES * QUANTUM_S
         for project, priority, weight in zip(PROJECTS, priorities, weights, strict=True)
     }
 
     had_s: Counter[str] = Counter()
-    while (turn := served(one))[0] != "a":
+    while (turn := served(one, DEVICES))[0] != "a":
         project, one = turn
-        had_s[project] += int(QUANTUM_S)
+        had_s[project] += round(DEVICES * QUANTUM_S)
         assert had_s[project] <= bound_s[project] + 1e-6
 
     most = max(CREDIT_S.values()) - min(CREDIT_S.values())
-    assert all(had <= (most + 3600) * 4 + QUANTUM_S for had in had_s.values())
+    assert all(had <= (most + 3600) * 4 + DEVICES * QUANTUM_S for had in had_s.values())
 
 
 @pytest.mark.parametrize(

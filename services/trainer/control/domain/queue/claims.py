@@ -1,6 +1,5 @@
 """Who gets which job: the queue's rules, carried out in one transaction."""
 
-from collections.abc import Collection
 from datetime import datetime, timedelta
 
 from services.trainer.control.domain.errors import QueueQuotaReached
@@ -10,7 +9,6 @@ from services.trainer.control.domain.ports import Unit
 from services.trainer.control.domain.queue.shares import (
     QUANTUM_S,
     Demand,
-    Share,
     Waiting,
     due_charge_s,
     settlement_s,
@@ -72,13 +70,6 @@ async def join(unit: Unit, project: str, *, limited: bool = True) -> None:
         raise QueueQuotaReached(project, limit)
     if not await unit.queue.is_active(project):
         await unit.queue.put(share.after_joining(await unit.queue.served_s()))
-
-
-async def _contending(unit: Unit) -> Collection[Share]:
-    """Of the projects that have jobs running, and more that wait."""
-    waiting = {one.line.project for one in await unit.queue.waiting(await unit.now())}
-    projects = waiting & (await unit.queue.running_jobs()).keys()
-    return (await unit.queue.shares(projects)).values()
 
 
 async def _charged(unit: Unit, job: TuningJob, device_s: float, now: datetime) -> TuningJob:

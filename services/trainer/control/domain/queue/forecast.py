@@ -2,7 +2,7 @@
 there, each time with other durations and other jobs to come.
 
 What of the jobs is not known is drawn: how long they take from what like jobs took, what comes from
-what came of late. Of the starts of a job in all the draws, the 10th and the 90th percentile are told.
+what came of late. Of a job's starts in all the draws, the 10th and the 90th percentile are told.
 """
 
 import heapq
@@ -15,7 +15,6 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from itertools import count
 from random import Random
-from statistics import median_low
 
 from services.trainer.control.domain.nodes import Offer
 from services.trainer.control.domain.queue.experience import Experience, Kind, Past
@@ -32,7 +31,7 @@ LOOKED_BACK = timedelta(hours=1)
 """What came in this time comes again, in another order and not just as often."""
 
 _LOWEST, _HIGHEST = 0.1, 0.9
-_RATE_SIGMA = 0.3
+_RATE_SIGMA = 0.6
 _ETA_SIGMA = 0.1
 
 
@@ -66,6 +65,7 @@ class Outlook:
     shares: Mapping[str, Share]
     past: tuple[Past, ...]
     came: tuple[Kind, ...]
+    virtual_time_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -234,6 +234,7 @@ class _Draw:
         self._outlook, self._experience, self._random = outlook, experience, random
         self.now = 0.0
         self._started = 0
+        self._virtual_time_s = outlook.virtual_time_s
         self._numbers = count()
         self._events: list[tuple[float, int, _Run | Kind]] = []
         self._runs: dict[int, _Run] = {}
@@ -332,6 +333,8 @@ class _Draw:
     def _fill(self, site: _Site) -> None:
         """Gives it the jobs whose turn it is, for as long as it has room."""
         while site.engines > 0 and (row := self._next_for(site)) is not None:
+            come_to = min(self._rank(row)[0], row.project.at(self.now))
+            self._virtual_time_s = max(self._virtual_time_s, come_to)
             self._run(site, row, self._taken(row))
 
     def _next_for(self, site: _Site) -> _Row | None:
@@ -364,7 +367,7 @@ class _Draw:
         came = len(self._outlook.came)
         if not came:
             return 0.0
-        drift = math.exp(self._random.gauss(0.0, _RATE_SIGMA))
+        drift = self._random.lognormvariate(-(_RATE_SIGMA**2) / 2, _RATE_SIGMA)  # 1 on average
         return self._random.gammavariate(came, 1.0) * drift / LOOKED_BACK.total_seconds()
 
     def _expect_another(self) -> None:
@@ -385,14 +388,11 @@ class _Draw:
             self._make_room(row)
 
     def _joins(self, project: _Project) -> None:
-        """As `Share.after_joining`, unless the project has work waiting already."""
-        waiting = {id(row.project): row.project for row in self._rows.values() if row.waits}
-        if id(project) in waiting:
+        """As `Share.after_joining`."""
+        if project.jobs or any(row.waits for row in self._rows.values() if row.project is project):
             return
-        passes = [other.at(self.now) for other in waiting.values() if other.jobs]
-        if passes:
-            project.pass_s = max(project.at(self.now), median_low(passes))
-            project.time = self.now
+        project.pass_s = max(project.at(self.now), self._virtual_time_s)
+        project.time = self.now
 
     def _make_room(self, row: _Row) -> None:
         """As `preemption.victims`: the one that yields is first in its line again."""

@@ -6,7 +6,7 @@ what keeps a claim as quick with a hundred thousand waiting jobs as with a hundr
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from services.trainer.control.domain.queue.requirements import Priority, Requirements
 from services.trainer.control.domain.settings import Backend, JobSettings
@@ -21,7 +21,7 @@ class Line:
     backend: Backend
     requirements: Requirements
 
-    @property
+    @cached_property
     def key(self) -> str:
         wanted = self.requirements
         labels = sorted(wanted.node_labels.items())

@@ -7,10 +7,9 @@ device-seconds. The credit is bounded, and what it brings is paid back: no proje
 another by it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from statistics import median_low
 
 from services.trainer.control.domain.queue.lines import Line
 from services.trainer.control.domain.queue.requirements import Priority
@@ -73,13 +72,10 @@ class Share:
         limit_s = quota.max_device_hours_a_day * 3600
         return not limit_s or self.used_on(now) < limit_s
 
-    def after_joining(self, others: Iterable["Share"]) -> "Share":
-        """Once it has work waiting again beside `others`, which get devices and want more: the time
-        that it asked for less than its part is no claim to more than theirs from now on. The middle
-        one counts: one may be far behind for its jobs suit hardly any node, or far
-        ahead for it has nodes that nobody else wants."""
-        passes = [other.pass_s for other in others]
-        return replace(self, pass_s=max(self.pass_s, median_low(passes))) if passes else self
+    def after_joining(self, virtual_time_s: float) -> "Share":
+        """Once it has work again, and the queue has come so far: the time that it asked for nothing
+        is no claim to more than the others have from now on."""
+        return replace(self, pass_s=max(self.pass_s, virtual_time_s))
 
 
 @dataclass(frozen=True)
@@ -100,7 +96,7 @@ class Demand:
     running_jobs: Mapping[str, int]
 
     def share(self, project: str) -> Share:
-        return self.shares.get(project, Share(project))
+        return self.shares.get(project) or Share(project)
 
     def turns(self, now: datetime) -> list[Waiting]:
         """Those that may run another job, whose turn it is first."""

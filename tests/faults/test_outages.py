@@ -1,0 +1,124 @@
+"""R7, R8: what a job needs is away for a while, and the job does not care."""
+
+import sqlite3
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from datetime import UTC
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from anneal.trainer.v1.tuning_job_pb2 import TuningJob, TuningJobEvent
+from tests.faults.site import Site
+from tests.faults.world import LONG_TRAINING, PATIENCE_S, World, steps_of
+
+pytestmark = pytest.mark.timeout(900)
+
+NATS_AWAY_S = {False: 5.0, True: 60.0}
+DATABASE_LOCKED_S = {False: 6.0, True: 30.0}
+
+
+def under_way(desk: World, name: str) -> TuningJob:
+    job = desk.create(name, LONG_TRAINING)
+    next(event for event in desk.watch(job) if event.step.step >= 5)
+    return job
+
+
+def ended(desk: World, job: TuningJob) -> list[TuningJobEvent]:
+    """The history of a job that was told to stop when the outage was over, whole."""
+    last_step = desk.client.jobs.get(job.name).progress.step
+    next(event for event in desk.watch(job) if event.step.step > last_step)
+    desk.client.jobs.cancel(job.name)
+    history = list(desk.watch(job))
+    assert desk.client.jobs.get(job.name).state == TuningJob.STATE_CANCELLED
+    assert [event.sequence for event in history] == list(range(1, len(history) + 1))
+    return history
+
+
+def missing(history: Sequence[TuningJobEvent]) -> int:
+    """How many of the events that the job's attempts told are not in its history."""
+    numbers: dict[int, list[int]] = {}
+    for event in history:
+        if event.attempt_sequence:
+            numbers.setdefault(event.attempt, []).append(event.attempt_sequence)
+    assert all(told == sorted(set(told)) for told in numbers.values())
+    return sum(told[-1] - len(told) for told in numbers.values())
+
+
+def longest_pause_s(history: Sequence[TuningJobEvent], since_s: float, until_s: float) -> float:
+    """Between two steps of one attempt, by the engine's clock; at least one of them in the time
+    from `since_s` to `until_s`."""
+    steps = [(e.attempt, e.time.ToDatetime(UTC).timestamp()) for e in history if e.HasField("step")]
+    pauses = [
+        later_s - earlier_s
+        for (attempt, earlier_s), (other, later_s) in pairwise(steps)
+        if attempt == other and later_s >= since_s and earlier_s <= until_s
+    ]
+    return max(pauses)
+
+
+@pytest.mark.fault("R7")
+def test_training_does_not_wait_for_the_bus(
+    site: Site, desk: World, long: bool, tell: Callable[..., None]
+) -> None:
+    job = under_way(desk, "without-nats")
+    began_s = time.time()
+    site.kill("nats")
+    time.sleep(NATS_AWAY_S[long])
+    site.start("nats")
+    healed_s = time.time()
+    history = ended(desk, job)
+    steps = steps_of(history)
+    assert (steps, missing(history)) == (list(range(1, len(steps) + 1)), 0)
+    assert desk.client.jobs.get(job.name).attempt == 1
+    during = longest_pause_s(history, began_s, healed_s)
+    before = longest_pause_s(history, 0, began_s)
+    told_in_time = [e for e in history if began_s < e.time.ToDatetime(UTC).timestamp() < healed_s]
+    tell(
+        "R7",
+        nats_away_s=healed_s - began_s,
+        steps_meanwhile=len(steps_of(told_in_time)),
+        longest_pause_s=during,
+        longest_pause_before_s=before,
+        progress_rows_missing=missing(history),
+    )
+    assert during < NATS_AWAY_S[long] / 2, "a step that waited for the bus would take all of it"
+
+
+@contextmanager
+def locked(database: Path) -> Generator[None]:
+    """Nobody else can write."""
+    with sqlite3.connect(database, isolation_level=None) as connection:
+        connection.execute("PRAGMA busy_timeout=20000")
+        connection.execute("BEGIN EXCLUSIVE")
+        yield
+        connection.execute("ROLLBACK")
+    connection.close()
+
+
+@pytest.mark.fault("R8")
+def test_a_locked_database_costs_time_and_nothing_else(
+    site: Site, desk: World, long: bool, tell: Callable[..., None]
+) -> None:
+    job = under_way(desk, "locked-out")
+    began_s = time.time()
+    with locked(site.database("trainer")):
+        time.sleep(DATABASE_LOCKED_S[long])
+    unlocked_s = time.time()
+    events = desk.client.jobs.get(job.name).progress.step
+    recovered_s = site.wait_for(
+        lambda: desk.client.jobs.get(job.name).progress.step > events, "progress", PATIENCE_S
+    )
+    history = ended(desk, job)
+    tell(
+        "R8",
+        what="SQLite locked",
+        away_s=unlocked_s - began_s,
+        recovered_after_s=recovered_s,
+        attempts=desk.client.jobs.get(job.name).attempt,
+        progress_rows_missing=missing(history),
+        wrong_terminal_states=0,
+    )
+    assert missing(history) == 0
