@@ -61,7 +61,7 @@ def test_an_address_is_where_its_service_listens(program: Program) -> None:
             assert listen == f"0.0.0.0:{port}"
 
 
-@pytest.mark.parametrize("name", set(CONFIGS) - {"node"})
+@pytest.mark.parametrize("name", sorted(set(CONFIGS) - {"node"}))
 def test_a_health_check_asks_its_own_service(name: str) -> None:
     program = PROGRAMS[name]
     port = program.environment["ANNEAL_SERVER_LISTEN"].rpartition(":")[2]
