@@ -113,11 +113,18 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Generator[World]:
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Generator[Site]:
-    """On SQLite, with short leases and one node; each test leaves all of it running."""
+def shared_site(tmp_path_factory: pytest.TempPathFactory) -> Generator[Site]:
+    """On SQLite, with short leases and one node."""
     with Site(tmp_path_factory.mktemp("site"), environment=ENVIRONMENT) as site:
         site.start_all("node-a")
         yield site
+
+
+@pytest.fixture
+def site(shared_site: Site) -> Generator[Site]:
+    """All of it runs again after each test, however that ended."""
+    yield shared_site
+    shared_site.restore("node-a")
 
 
 @pytest.fixture
@@ -137,11 +144,11 @@ def service_databases(durable_postgres: Postgres) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def desk(site: Site) -> Generator[World]:
+def desk(shared_site: Site) -> Generator[World]:
     """Where jobs are handed in and looked after."""
-    with Client(site.addresses, environment={}) as client:
+    with Client(shared_site.addresses, environment={}) as client:
         dataset = client.datasets.upload(EXAMPLES, "support").name
-        yield World(site, client, dataset)
+        yield World(shared_site, client, dataset)
 
 
 @pytest.fixture

@@ -118,6 +118,16 @@ class Site:
             self.start(name)
         self.await_serving(*self.services)
 
+    def restore(self, *nodes: str) -> None:
+        """As `start_all`, for what does not run; other nodes than these are stopped."""
+        self.tend()
+        for name in ("nats", FORKS, *self.services, *nodes):
+            if name not in self._running:
+                self.start(name)
+        for name in set(self._running) - {"nats", FORKS, *self.services, *nodes}:
+            self.stop(name)
+        self.await_serving(*self.services)
+
     def await_serving(self, *services: str) -> None:
         for name in services:
             self.wait_for(lambda name=name: self._serves(name), f"{name} to serve", START_LIMIT_S)

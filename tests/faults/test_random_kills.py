@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.fault("R1"), pytest.mark.slow, pytest.mark.timeout(180
 SHORT_S, LONG_S = 8.0, 600.0
 PAUSE_S = (1.0, 3.0)
 AT_ONCE = 4
-DRAIN_S = 600.0
+DRAIN_S = 180.0
 PASSING = {"UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED", "ABORTED"}
 
 

@@ -44,6 +44,7 @@ class SelfTest:
         self._limit_s = limit_s
         self._tries_left = _TRIES if limit_s > 0 else 0
         self._trial: asyncio.Task[None] | None = None
+        self._interrupted: set[asyncio.Task[None]] = set()
         self._errors: dict[str, str | None] = {}
 
     @property
@@ -65,12 +66,15 @@ class SelfTest:
         """A job is to have the host."""
         if self._trial is not None and not self._trial.done():
             self._trial.cancel()
+            self._interrupted.add(self._trial)
+            self._trial.add_done_callback(self._interrupted.discard)
             self._trial = None
 
     async def ended(self) -> None:
-        """Returns when nothing is tried any more."""
-        if self._trial is not None:
-            await asyncio.wait({self._trial})
+        """Returns when nothing is tried any more, and no child is left."""
+        trials = {self._trial, *self._interrupted} - {None}
+        if trials:
+            await asyncio.wait([trial for trial in trials if trial is not None])
 
     async def _run(self) -> None:
         try:

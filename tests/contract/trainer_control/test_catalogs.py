@@ -41,6 +41,7 @@ from tests.unit.trainer_control.proposals import llama
 
 LATEST = DatasetVersionName("default", "support", "latest")
 TEXTS = replace(LATEST, dataset="texts")
+STOPPING = replace(LATEST, dataset="stopping")
 TINY = BaseModelName("tiny-base")
 SOURCES = {
     "baseModels/tiny-base": base_model_pb2.BaseModelSource(manifest_digest="ee" * 32),
@@ -67,6 +68,8 @@ class Peers(DatasetServiceServicer, RegistryServiceServicer):
     async def GetDatasetVersion(
         self, request: dataset_service_pb2.GetDatasetVersionRequest, context: Any
     ) -> dataset_pb2.DatasetVersion:
+        if request.name == str(STOPPING):
+            await context.abort(grpc.StatusCode.CANCELLED, "shutting down")
         if request.name not in (str(LATEST), str(TEXTS)):
             await context.abort(grpc.StatusCode.NOT_FOUND, "no")
         if "texts" in request.name:
@@ -227,3 +230,9 @@ async def test_a_peer_that_is_down_is_unavailable() -> None:
 
     assert dataset_fault.value.metadata == {"service": "dataset"}
     assert registry_fault.value.metadata == {"service": "registry"}
+
+
+async def test_a_peer_that_is_shutting_down_is_unavailable(peers: str) -> None:
+    async with open_channel(peers) as channel:
+        with pytest.raises(Unavailable):
+            await GrpcDatasets(DatasetServiceStub(channel)).resolve(STOPPING)

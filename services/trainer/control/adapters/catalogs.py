@@ -38,7 +38,11 @@ T = TypeVar("T")
 
 log: FilteringBoundLogger = structlog.get_logger(__name__)
 
-_DOWN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+_DOWN = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,  # by a service that is shutting down
+}
 
 
 class GrpcDatasets:

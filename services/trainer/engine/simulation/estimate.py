@@ -67,7 +67,9 @@ def estimate(job: Job, ready: Preparation, runtime: Runtime) -> Estimate:
     if len(counts) > 1 or max(counts) <= _MOST_BLOCKS:
         found = traced(None)
     else:
-        found = _on_the_line(traced(_FEW_BLOCKS), traced(_MORE_BLOCKS), counts.pop())
+        few, more = traced(_FEW_BLOCKS), traced(_MORE_BLOCKS)
+        whole = traced(None) if _at_other_moments(few, more) else None
+        found = whole or _on_the_line(few, more, counts.pop())
     if ready.device.type == "cpu":
         kernels = kernel_bytes(found.products, found.shape, found.shapes)
         runtime = replace(runtime, warm_bytes=runtime.warm_bytes + kernels)
@@ -80,6 +82,13 @@ def estimate(job: Job, ready: Preparation, runtime: Runtime) -> Estimate:
         total_steps=ready.total_steps,
         tokens=trained_tokens(ready),
     )
+
+
+def _at_other_moments(few: Trace, more: Trace) -> bool:
+    """Whether the two are fullest at different moments of a step, which lie on no line: of what is
+    held for each block the deeper one has no less at the same moment."""
+    of_blocks = ("weights", "added", "gradients", "moments")
+    return any(getattr(few.fullest, name) > getattr(more.fullest, name) for name in of_blocks)
 
 
 def _on_the_line(few: Trace, more: Trace, blocks: int) -> Trace:
