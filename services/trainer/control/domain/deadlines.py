@@ -1,23 +1,18 @@
 """Deadlines: when one passes, a job that runs hears of it with its heartbeat; this is about those
 that wait."""
 
-import asyncio
 from datetime import datetime
 
-import structlog
-from structlog.typing import FilteringBoundLogger
-
-from services.common.faults import Aborted, InvalidArgument, Unavailable
+from services.common.faults import InvalidArgument
 from services.trainer.control.domain.changes import change
 from services.trainer.control.domain.endings import WORDS, Cause
 from services.trainer.control.domain.names import TuningJobName
 from services.trainer.control.domain.ports import Store
+from services.trainer.control.domain.recurring import repeat
 from services.trainer.control.domain.states import WAITING, State
 from services.trainer.control.domain.sweeps.trials import hold_to_end, tell_sweep
 
 _AT_ONCE = 100
-
-log: FilteringBoundLogger = structlog.get_logger(__name__)
 
 
 def require_future(deadline: datetime | None, now: datetime, field: str) -> None:
@@ -35,12 +30,7 @@ class Deadlines:
 
     async def run(self) -> None:
         """Runs until it is cancelled, through outages of the database."""
-        while True:
-            try:
-                await self.enforce()
-            except (Unavailable, Aborted) as fault:
-                log.warning("deadlines.paused", reason=fault.reason)
-            await asyncio.sleep(self._every_s)
+        await repeat(self.enforce, self._every_s, "deadlines.paused")
 
     async def enforce(self) -> None:
         """Raises Unavailable and Aborted."""

@@ -1,12 +1,11 @@
 """Removes the blobs of checkpoints that nobody needs any more, once that is written down."""
 
-import asyncio
-
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from services.common.faults import Aborted, InvalidArgument, Unavailable
+from services.common.faults import InvalidArgument
 from services.trainer.control.domain.ports import CheckpointBlobs, Store
+from services.trainer.control.domain.recurring import repeat
 
 _AT_ONCE = 100
 
@@ -24,12 +23,7 @@ class Releases:
 
     async def run(self) -> None:
         """Runs until it is cancelled, through outages of the database and the blob store."""
-        while True:
-            try:
-                await self.remove_all()
-            except (Unavailable, Aborted) as fault:
-                log.warning("releases.paused", reason=fault.reason)
-            await asyncio.sleep(self._every_s)
+        await repeat(self.remove_all, self._every_s, "releases.paused")
 
     async def remove_all(self) -> None:
         """Raises Unavailable and Aborted."""

@@ -1,13 +1,11 @@
 """Jobs that a replica of an earlier version queues during an upgrade: it knows no lines, and no
 claim would find them."""
 
-import asyncio
-
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from services.common.faults import Aborted, Unavailable
 from services.trainer.control.domain.ports import Store
+from services.trainer.control.domain.recurring import repeat
 
 _AT_ONCE = 100
 
@@ -23,12 +21,7 @@ class Latecomers:
 
     async def run(self) -> None:
         """Runs until it is cancelled, through outages of the database."""
-        while True:
-            try:
-                await self.line_up()
-            except (Unavailable, Aborted) as fault:
-                log.warning("latecomers.paused", reason=fault.reason)
-            await asyncio.sleep(self._every_s)
+        await repeat(self.line_up, self._every_s, "latecomers.paused")
 
     async def line_up(self) -> None:
         """Raises Unavailable and Aborted."""

@@ -1,7 +1,6 @@
 """Room for urgent jobs: where no node is free for one, a running job of lower priority goes back
 into the queue after a checkpoint. It loses no step, and no attempt."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -9,7 +8,6 @@ from datetime import datetime, timedelta
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from services.common.faults import Aborted, Unavailable
 from services.trainer.control.domain.changes import change
 from services.trainer.control.domain.job import TuningJob
 from services.trainer.control.domain.nodes import Offer
@@ -18,6 +16,7 @@ from services.trainer.control.domain.queue.claims import demand
 from services.trainer.control.domain.queue.lines import Line
 from services.trainer.control.domain.queue.requirements import Priority
 from services.trainer.control.domain.queue.shares import Demand, settlement_s
+from services.trainer.control.domain.recurring import repeat
 from services.trainer.control.domain.states import State
 
 PATIENCE = timedelta(seconds=2)
@@ -57,12 +56,7 @@ class Preemption:
 
     async def run(self) -> None:
         """Runs until it is cancelled, through outages of the database."""
-        while True:
-            try:
-                await self.make_room()
-            except (Unavailable, Aborted) as fault:
-                log.warning("preemption.paused", reason=fault.reason)
-            await asyncio.sleep(self._every_s)
+        await repeat(self.make_room, self._every_s, "preemption.paused")
 
     async def make_room(self) -> None:
         """Raises Unavailable and Aborted."""
