@@ -120,6 +120,18 @@ def test_gaps_that_nothing_fits_into_are_taken_all_the_same() -> None:
 
 
 @needs_glibc
+def test_of_places_with_as_much_taken_the_one_with_most_in_use_counts() -> None:
+    small = [f"+{50_000}" for _ in range(20)]
+    holes = [f"-{number}" for number in range(0, 20, 2)]
+    larger = [f"+{60_000}" for _ in range(10)]
+    into_the_holes = [f"+{49_000}" for _ in range(5)]
+    events = [*small, *holes, *larger, *into_the_holes]
+    peak = heap_peak(events)
+    assert peak is not None
+    assert peak.place == len(events) - 1
+
+
+@needs_glibc
 def test_more_than_can_be_handed_out_is_nothing() -> None:
     assert heap_peak([f"+{2**62}"]) is None
 

@@ -20,6 +20,8 @@ from services.trainer.engine.simulation.trace import Held, Trace, trace
 _FEW_BLOCKS, _MORE_BLOCKS, _MOST_BLOCKS = 2, 4, 6
 """Of a model of more than the most, the few and the more are simulated, and the rest lies on the
 line through both: blocks are alike."""
+_SMALL = 0.001
+"""Of all that is held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +87,14 @@ def estimate(job: Job, ready: Preparation, runtime: Runtime) -> Estimate:
 
 
 def _at_other_moments(few: Trace, more: Trace) -> bool:
-    """Whether the two are fullest at different moments of a step, which lie on no line: of what is
-    held for each block the deeper one has no less at the same moment."""
+    """Whether the two are fullest at different moments of a step, which lie on no line. At the same
+    moment twice the blocks hold no less of what blocks have, and no more than twice, but for a
+    small part, like one gradient that is or is not yet added up."""
+    small = _SMALL * _total(few.fullest)
     of_blocks = ("weights", "added", "gradients", "moments")
-    return any(getattr(few.fullest, name) > getattr(more.fullest, name) for name in of_blocks)
+    pairs = [(getattr(few.fullest, name), getattr(more.fullest, name)) for name in of_blocks]
+    times = _MORE_BLOCKS / _FEW_BLOCKS
+    return any(not a - small <= b <= times * a + small for a, b in pairs)
 
 
 def _on_the_line(few: Trace, more: Trace, blocks: int) -> Trace:

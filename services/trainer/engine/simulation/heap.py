@@ -7,6 +7,8 @@ addresses, and as nobody writes there the kernel gives no memory for them.
 `python -m services.trainer.engine.simulation.heap` reads events from standard input, one a line:
 `+` and the size in bytes of an allocation, or `-` and the number of one that is freed; the first
 is 0. It prints the place of the event, from 0, after which most was taken, and how much that was.
+The allocator keeps what was freed, so most is often taken for long: of those places, the one at
+which most of it was in use.
 """
 
 import ctypes
@@ -27,7 +29,7 @@ leaves beside it, and a piece of the same size does not fit there again."""
 
 @dataclass(frozen=True, slots=True)
 class HeapPeak:
-    """Most was taken after the event in `place`, from 0."""
+    """Most was taken, and of that most in use, after the event in `place`, from 0."""
 
     place: int
     taken_bytes: int
@@ -81,12 +83,15 @@ def _replay(lines: Iterable[str]) -> HeapPeak:
     before = _taken_bytes(library)
     aligned = ctypes.c_void_p()
     pieces: list[list[int | None]] = []
+    sizes: list[int] = []
+    used_bytes = most_used_bytes = 0
     peak = HeapPeak(0, 0)
     for place, line in enumerate(lines):
         number = int(line[1:])
         if line[0] == "-":
             for address in pieces[number]:
                 library.free(address)
+            used_bytes -= sizes[number]
             continue
         failed = library.posix_memalign(
             ctypes.byref(aligned), ctypes.c_size_t(_ALIGNMENT), ctypes.c_size_t(number)
@@ -94,9 +99,11 @@ def _replay(lines: Iterable[str]) -> HeapPeak:
         if failed:
             raise MemoryError
         pieces.append([aligned.value, *map(library.malloc, _COMPANIONS)])
+        sizes.append(number)
+        used_bytes += number
         taken_bytes = _taken_bytes(library) - before
-        if taken_bytes > peak.taken_bytes:
-            peak = HeapPeak(place, taken_bytes)
+        if (taken_bytes, used_bytes) > (peak.taken_bytes, most_used_bytes):
+            peak, most_used_bytes = HeapPeak(place, taken_bytes), used_bytes
     return peak
 
 
