@@ -265,7 +265,7 @@ class Simulation:
     async def _send(self, one: Sent) -> None:
         job = one.job
         async with self._store.writing() as tables:
-            await join(tables, job.name.project)
+            await join(tables, job)
             await enter(tables, job)
         self._seconds[job.name] = one.seconds
         self._waits(job)

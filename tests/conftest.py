@@ -4,11 +4,12 @@ A parametrised fixture runs its test once against each implementation.
 """
 
 import asyncio
+import gc
 import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,36 @@ from services.common.testing.clock import FakeClock
 from services.common.testing.nats import NatsServer, nats_server
 from services.common.testing.postgres import Postgres, postgres
 from services.common.testing.s3 import make_bucket, s3_server
+from tests import engines
+
+NO_IDLE_WORK = {
+    "ANNEAL_SELF_TEST_LIMIT_S": "0",
+    "ANNEAL_SPEED_LIMIT_S": "0",
+    "ANNEAL_WARM_ENGINES": "0",
+}
+"""The environment of a node that leaves the machine to the tests."""
+
+
+def pytest_configure() -> None:
+    gc.disable()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of faults wait most of their time: they are spread among those that compute, so that
+    no processor is idle while two files of them run side by side. Short ones are left to the end,
+    that all workers come to it together."""
+    files = [*dict.fromkeys(item.path for item in items)]
+    waiting = [path for path in files if path.parent.name == "faults"]
+    computing = [path for path in files if path.parent.name != "faults"]
+    place = {path: number / len(computing) for number, path in enumerate(computing)}
+    place |= {path: 0.8 * number / len(waiting) for number, path in enumerate(waiting)}
+    items.sort(key=lambda item: place[item.path])
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays, and the collector need not look at it again and again."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
@@ -121,3 +152,13 @@ def s3_blobs(s3: Any) -> Blobs:
 def blobs(request: pytest.FixtureRequest) -> Blobs:
     """An empty blob store of each kind."""
     return request.getfixturevalue(f"{request.param}_blobs")
+
+
+@pytest.fixture(scope="session")
+def quick_engine() -> Generator[Sequence[str]]:
+    """What `python -m services.trainer.engine` is to whoever starts it, but for the seconds that
+    its imports take: see tests/faults/engine_forks.py."""
+    directory = Path(tempfile.mkdtemp(prefix="anneal-engines-"))  # a socket's path must be short
+    with engines.forks(directory / "socket") as program:
+        yield program
+    shutil.rmtree(directory)

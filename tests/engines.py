@@ -8,7 +8,8 @@ import multiprocessing
 import os
 import resource
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -16,6 +17,8 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import TextIO
 
+_CLIENT = Path(__file__).parent / "faults" / "engine_client.py"
+_START_LIMIT_S = 100.0
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["tests.engine_imports"])
 
@@ -56,6 +59,33 @@ def engine(
             process.kill()
             process.join()
             process.close()
+
+
+@contextmanager
+def forks(path: Path) -> Iterator[Sequence[str]]:
+    """A program that is started as `python -m services.trainer.engine` is, for whoever wants to
+    start one himself: see faults/engine_forks.py. They meet at a socket of this `path`."""
+    process = _FORKS.Process(target=_serve, args=(path,))
+    process.start()
+    try:
+        deadline_s = time.monotonic() + _START_LIMIT_S
+        while not path.exists():
+            assert process.is_alive(), "there is nothing to fork engines from"
+            assert time.monotonic() < deadline_s, "engines are slow to be there"
+            time.sleep(0.05)
+        yield (sys.executable, "-I", "-S", str(_CLIENT), str(path))
+    finally:
+        process.kill()
+        process.join()
+        process.close()
+
+
+def _serve(path: Path) -> None:
+    from services.trainer.engine.process import die_with_parent
+    from tests.faults.engine_forks import serve
+
+    die_with_parent()
+    serve(path)
 
 
 def _run(

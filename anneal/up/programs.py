@@ -46,6 +46,9 @@ _PASSED_ON = (
     "ANNEAL_ENGINE_THREADS",
     "ANNEAL_THREADS",
     "ANNEAL_LEASES_LEASE_S",
+    "ANNEAL_SELF_TEST_LIMIT_S",
+    "ANNEAL_SPEED_LIMIT_S",
+    "ANNEAL_WARM_ENGINES",
 )
 
 _HANDING_BACK_S = 5.0
@@ -110,8 +113,8 @@ def environments(
 ) -> dict[str, dict[str, str]]:
     """Returns what each service and the node are told.
 
-    Of the caller's own `ANNEAL_…` variables only the log level, thread counts and the length of
-    leases go on: the others may speak of another installation.
+    Of the caller's own `ANNEAL_…` variables only the log level, thread counts, the length of leases
+    and what a node does without work go on: the others may speak of another installation.
     """
     common = {key: value for key, value in inherited.items() if not key.startswith("ANNEAL_")}
     common |= {key: inherited[key] for key in _PASSED_ON if key in inherited}

@@ -2,7 +2,8 @@
 
     sha256/ab/abcd…               whole and verified while it was written; never changed
     owned/<owner>/sha256/ab/…     the same, of one owner, and gone when the owner's are removed
-    staging/<random>              being written; a failed or cut upload takes it away again
+    staging/<random>              being written; a failed or cut upload takes it away again, and
+                                  `leftovers` what the end of a process left
 
 The key follows from the content, so no caller ever supplies a location, equal content is stored
 once, and a reader can prove what it got. Who refers to a blob is not known here, so one that all
@@ -20,7 +21,7 @@ import shutil
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol, Self
 from urllib.parse import unquote, urlsplit
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 PIECE_BYTES = 512 * 1024
 _MULTIPART_BYTES = 8 * 1024 * 1024
+_STAGING = "staging"
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 _OWNER = re.compile(r"[a-z0-9-]+(/[a-z0-9-]+)*")
 _RETRY: "RetryConfig" = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
@@ -110,6 +112,11 @@ class Blobs(Protocol):
         again what is gone, or half gone, is no fault. Raises BlobsUnavailable."""
         ...
 
+    async def remove_leftovers(self, before: datetime) -> None:
+        """Removes what was being written and has not been written to since then. Raises
+        BlobsUnavailable."""
+        ...
+
     async def ping(self) -> None:
         """Raises BlobsUnavailable unless the store answers."""
         ...
@@ -145,7 +152,7 @@ class ObstoreBlobs:
 
     async def put(self, chunks: AsyncIterable[bytes] | bytes) -> Blob:
         pieces = _pieces_of(chunks) if isinstance(chunks, bytes) else chunks
-        staged = f"staging/{secrets.token_hex(16)}"
+        staged = f"{_STAGING}/{secrets.token_hex(16)}"
         with _translated():
             try:
                 blob = await self._write(staged, pieces)
@@ -217,10 +224,20 @@ class ObstoreBlobs:
             async for entries in obstore.list(self._store, folder):
                 await obstore.delete_async(self._store, [entry["path"] for entry in entries])
 
+    async def remove_leftovers(self, before: datetime) -> None:
+        self._require_root()
+        with _translated():
+            if self._root is not None:  # obstore does not list a file that it has not closed yet
+                await asyncio.to_thread(_remove_files, self._root / _STAGING, before)
+                return
+            async for entries in obstore.list(self._store, _STAGING):
+                old = [entry["path"] for entry in entries if entry["last_modified"] < before]
+                await obstore.delete_async(self._store, old)
+
     async def ping(self) -> None:
         self._require_root()
         with _translated():
-            await obstore.list_with_delimiter_async(self._store, "staging")
+            await obstore.list_with_delimiter_async(self._store, _STAGING)
 
     async def _write(self, key: str, pieces: AsyncIterable[bytes], digest: str = "") -> Blob:
         """Writes `key` whole, or nothing if an exception comes out of `pieces` or the content
@@ -304,6 +321,14 @@ def _remove_directory(path: Path) -> None:
             continue
         except OSError as error:
             raise BlobsUnavailable from error
+
+
+def _remove_files(directory: Path, before: datetime) -> None:
+    """Those last written before then."""
+    for path in directory.glob("*"):
+        with suppress(FileNotFoundError):  # somebody else was faster
+            if path.stat().st_mtime < before.timestamp():
+                path.unlink()
 
 
 async def _pieces_of(content: bytes) -> AsyncGenerator[bytes]:

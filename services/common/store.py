@@ -8,9 +8,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from datetime import datetime
+from functools import cache
 from typing import Any, Generic, Protocol, TypeVar
 
-from sqlalchemy import Connection, Engine, ExceptionContext, event, make_url
+from sqlalchemy import Connection, Engine, ExceptionContext, Table, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -37,6 +38,7 @@ _WRITES = "anneal_writes"
 _PG_CONFLICTS = {"40001", "40P01"}
 _PG_SERVER_GOES = {"57P01", "57P02", "57P03", "53300"}
 _PG_DISK_FULL = "53100"
+_NOW = select(DatabaseNow())
 
 
 class DatabaseUnavailable(Unavailable):
@@ -289,7 +291,7 @@ def _is_outage(error: DBAPIError) -> bool:
 async def database_now(session: Session) -> datetime:
     """The time by the database's clock, the one that all replicas share. It moves within a
     transaction. SQLite's has a resolution of 1 ms, PostgreSQL's of 1 µs."""
-    return (await session.exec(select(DatabaseNow()))).one()
+    return (await (await session.connection()).execute(_NOW)).scalar_one()
 
 
 async def insert_new(
@@ -302,7 +304,17 @@ async def insert_new(
     On PostgreSQL it waits for a concurrent transaction that is inserting the same key.
     """
     target = table.metadata.tables[str(table.__tablename__)]
-    dialect = session.get_bind().dialect.name
-    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    result = await session.exec(insert(target).values(**values).on_conflict_do_nothing())
+    statement = _insertion(target, session.get_bind().dialect.name)
+    computed = {name: value for name, value in values.items() if isinstance(value, ColumnElement)}
+    given = {name: value for name, value in values.items() if name not in computed}
+    if computed:
+        statement = statement.values(computed)
+    result = await (await session.connection()).execute(statement, given)
     return result.rowcount == 1
+
+
+@cache
+def _insertion(table: Table, dialect: str) -> postgresql.Insert | sqlite.Insert:
+    """To build it takes longer than to carry it out."""
+    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    return insert(table).on_conflict_do_nothing()

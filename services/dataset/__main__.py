@@ -8,6 +8,7 @@ from services.common import logs, process, settings
 from services.common.blobs import ObstoreBlobs
 from services.common.clock import Clock, SystemClock
 from services.common.ids import new_uid
+from services.common.leftovers import removing_leftovers
 from services.common.migrations import upgrade
 from services.common.paging import PageTokens
 from services.common.retention import sweeping
@@ -36,9 +37,9 @@ async def run() -> None:
     store = Store(open_engine(config.database_url), dataset_tables)
     service = dataset_service(store, blobs, tokens, limits, SystemClock())
     probes = {"database": store.ping, "blobs": blobs.ping}
-    sweeper = partial(sweeping, store)
+    background = [partial(sweeping, store), partial(removing_leftovers, blobs)]
     try:
-        await serve(config.server, [service], probes, [sweeper], detail_encoders=DETAIL_ENCODERS)
+        await serve(config.server, [service], probes, background, detail_encoders=DETAIL_ENCODERS)
     finally:
         await store.close()
 

@@ -1,5 +1,6 @@
 """The registry. Composition root."""
 
+from functools import partial
 from pathlib import Path
 
 from anneal.registry.v1.registry_service_pb2_grpc import add_RegistryServiceServicer_to_server
@@ -9,6 +10,7 @@ from services.common.bus_nats import NatsBus
 from services.common.clock import SystemClock
 from services.common.ids import new_uid
 from services.common.inbox import Consumer
+from services.common.leftovers import removing_leftovers
 from services.common.migrations import upgrade
 from services.common.retention import sweeping
 from services.common.server import Service, serve
@@ -44,7 +46,12 @@ async def run() -> None:
         "anneal.registry.v1.RegistryService", add_RegistryServiceServicer_to_server, servicer
     )
     probes = {"database": store.ping, "bus": bus.ping, "blobs": blobs.ping}
-    background = [consumer.run, base_models.run, lambda: sweeping(store)]
+    background = [
+        consumer.run,
+        base_models.run,
+        partial(sweeping, store),
+        partial(removing_leftovers, blobs),
+    ]
     try:
         await serve(config.server, [service], probes, background)
     finally:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from anneal import Platform
+from tests.conftest import NO_IDLE_WORK
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -54,7 +55,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def platform(home: Path) -> Generator[Platform]:
-    with Platform(home / "anneal-data", ephemeral=True) as platform:
+    environment = os.environ | NO_IDLE_WORK
+    with Platform(home / "anneal-data", ephemeral=True, environment=environment) as platform:
         yield platform
 
 

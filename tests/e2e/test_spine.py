@@ -1,6 +1,7 @@
 """From labeled examples to a judged model, with the command and real services."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Generator
@@ -12,6 +13,7 @@ import pytest
 
 from anneal import Platform
 from anneal.cli.exits import Exit
+from tests.conftest import NO_IDLE_WORK
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -47,7 +49,8 @@ Command = Callable[..., Ended]
 
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Generator[Platform]:
-    with Platform(tmp_path_factory.mktemp("platform"), ephemeral=True) as platform:
+    directory = tmp_path_factory.mktemp("platform")
+    with Platform(directory, ephemeral=True, environment=os.environ | NO_IDLE_WORK) as platform:
         yield platform
 
 

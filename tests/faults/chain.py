@@ -61,11 +61,12 @@ class Tables:
 
 @dataclass(frozen=True)
 class Run:
-    """What one process is to do, and where."""
+    """What one process is to do, and where. It waits `bus_wait_s` for the bus before it begins."""
 
     directory: str
     nats_url: str
     failpoints: str = ""
+    bus_wait_s: float = 5.0
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -127,7 +128,10 @@ class Chain:
 
     async def _see(self, tables: Tables, message: Message) -> None:
         thing = json.loads(message.payload)
-        await self._directories.cached(thing["digest"])
+        try:
+            await self._directories.cached(thing["digest"])
+        except OSError as error:
+            raise Unavailable("DISK_FULL", str(error)) from error
         tables.session.add(SeenRow(number=thing["number"]))
         await tables.session.flush()
 
@@ -148,7 +152,7 @@ def open_blobs(directory: Path) -> ObstoreBlobs:
 
 
 async def run(told: Run) -> None:
-    bus = await NatsBus.connect(told.nats_url, name="chain")
+    bus = await NatsBus.connect(told.nats_url, name="chain", wait_s=told.bus_wait_s)
     try:
         await Chain(Path(told.directory), bus).run()
     finally:

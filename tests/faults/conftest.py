@@ -11,6 +11,7 @@ import pytest
 
 from anneal import Client, Platform
 from services.common.testing.postgres import Postgres, postgres
+from tests.conftest import NO_IDLE_WORK
 from tests.faults.figures import line_of
 from tests.faults.site import SPINE, Site
 from tests.faults.world import World
@@ -101,7 +102,7 @@ def lasting_s(request: pytest.FixtureRequest, long: bool) -> Callable[[float, fl
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Generator[World]:
-    environment = {**os.environ, "ANNEAL_LEASES_LEASE_S": LEASE_S}
+    environment = {**os.environ, **NO_IDLE_WORK, "ANNEAL_LEASES_LEASE_S": LEASE_S}
     with (
         Platform(
             tmp_path_factory.mktemp("platform"), ephemeral=True, environment=environment

@@ -31,7 +31,7 @@ Disk = tuple[Path, int]
 _MOUNT = 'mount -t tmpfs -o size="$2" anneal "$1" && shift 2 && exec "$@"'
 _ON_A_DISK = ("unshare", "--map-root-user", "--mount", "sh", "-c", _MOUNT, "sh")
 
-START_LIMIT_S = 60.0
+START_LIMIT_S = 120.0
 STOP_LIMIT_S = 30.0
 LOOK_EVERY_S = 0.02
 FORKS = "engines"
@@ -45,6 +45,12 @@ def can_mount() -> bool:
     if shutil.which("unshare") is None:
         return False
     return subprocess.run(trial, check=False, capture_output=True).returncode == 0
+
+
+def on_disk(disk: Disk, program: Sequence[str]) -> Sequence[str]:
+    """The program, what lies in the directory of `disk` being on one of its own."""
+    directory, size_bytes = disk
+    return (*_ON_A_DISK, str(directory), str(size_bytes), *program)
 
 
 class Site:
@@ -103,8 +109,7 @@ class Site:
             self.wait_for(self._forks.exists, "engines to fork", START_LIMIT_S)
         program, told = self._program(name)
         if disk is not None:
-            directory, size_bytes = disk
-            program = (*_ON_A_DISK, str(directory), str(size_bytes), *program)
+            program = on_disk(disk, program)
         with (self._logs / f"{name}.log").open("ab") as log:
             self._running[name] = subprocess.Popen(
                 program, env=told | environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log

@@ -13,6 +13,7 @@ import pytest
 
 from anneal.trainer.v1.tuning_job_pb2 import TuningJob
 from services.common.testing.fault_proxy import FaultProxy
+from services.trainer.control.domain.node_leases import LeasePolicy
 from tests.faults.site import Site
 from tests.faults.test_outages import missing
 from tests.faults.world import LONG_TRAINING, PATIENCE_S, World, steps_of
@@ -25,6 +26,8 @@ TROUBLE = re.compile(
 """How a program says in its log that it misses another one."""
 
 DETECTION_LIMIT_S = 40.0
+CONNECTED_WITHIN_S = 5.0
+SHIPPED_LEASE_S = LeasePolicy().lease_s
 POSTGRES_SOCKET = ".s.PGSQL.5432"
 
 
@@ -44,6 +47,11 @@ def reset(proxy: FaultProxy) -> None:
     proxy.reset()
 
 
+def stranded(proxy: FaultProxy) -> None:
+    proxy.strand()
+
+
+LONG_FAULTS = (black_hole, latency, throttled, reset, stranded)
 SILENT = (latency, throttled)
 """What only makes things slow, and nobody complains of; it lasts so long."""
 SILENT_S = {False: 1.0, True: 15.0}
@@ -60,7 +68,8 @@ class Link:
 
 @asynccontextmanager
 async def linked(site: Site, databases: dict[str, str]) -> AsyncGenerator[list[Link]]:
-    """Trainer control and its node, whose connections go through proxies as long as the block."""
+    """Trainer control and its node, whose connections go through proxies as long as the block; with
+    databases, the leases are as long as we ship them."""
     async with AsyncExitStack() as held:
 
         async def before(port: int) -> FaultProxy:
@@ -75,6 +84,7 @@ async def linked(site: Site, databases: dict[str, str]) -> AsyncGenerator[list[L
         own = {"ANNEAL_NATS_URL": f"nats://{control_to_nats.address}"}
         if databases:
             proxy, own["ANNEAL_DATABASE_URL"] = await before_postgres(held, databases["trainer"])
+            own["ANNEAL_LEASES_LEASE_S"] = str(SHIPPED_LEASE_S)
             links.append(Link("control-PostgreSQL", "trainer", proxy))
         await stopped(site)
         site.start("trainer", **own)
@@ -131,9 +141,12 @@ async def test_a_bad_network_loses_no_event_and_no_lease_for_good(
         job = await asyncio.to_thread(desk.create, "far-away", LONG_TRAINING)
         await until(lambda: step_of(desk, job) > 5, PATIENCE_S)
         for link in links:
-            for fault in (black_hole, latency, throttled, reset) if long else (latency, reset):
+            for fault in LONG_FAULTS if long else (latency, reset):
                 figures = await tried(site, link, fault, long, lambda: step_of(desk, job))
                 tell("R6", link=link.name, network=fault.__name__, **figures)
+        if long:
+            assert desk.client.jobs.get(job.name).attempt == 1, "no fault lasted for a lease"
+            tell("R6", link=links[0].name, **await lease_lost(desk, job, links[0].proxy))
         await asyncio.to_thread(desk.client.jobs.cancel, job.name)
         history = await asyncio.to_thread(lambda: list(desk.watch(job)))
     assert desk.client.jobs.get(job.name).state == TuningJob.STATE_CANCELLED
@@ -150,6 +163,8 @@ async def tried(
     step: Callable[[], int],
 ) -> dict[str, object]:
     """Seconds until the program notices, and until progress is seen again after it healed."""
+    if fault is stranded:
+        await asyncio.sleep(CONNECTED_WITHIN_S)  # else there would be nobody to strand
     log_length = len(site.log(link.program))
 
     def notices() -> bool:
@@ -164,6 +179,26 @@ async def tried(
     assert recovered_s < PATIENCE_S, f"no progress after {link.name} healed"
     figures: dict[str, object] = {"recovered_after_s": recovered_s}
     return figures | ({"noticed_after_s": noticed_s} if notices() else {"noticed": "no"})
+
+
+async def lease_lost(desk: World, job: TuningJob, proxy: FaultProxy) -> dict[str, object]:
+    """The node is cut off until its lease is over, and then for a moment more."""
+    began_s = time.monotonic()
+    proxy.black_hole()
+    limit_s = 3 * SHIPPED_LEASE_S
+    await until(lambda: desk.client.jobs.get(job.name).state == TuningJob.STATE_QUEUED, limit_s)
+    taken_back_s = time.monotonic() - began_s
+    await asyncio.sleep(DETECTION_LIMIT_S - SHIPPED_LEASE_S)
+    lost_at = await asyncio.to_thread(step_of, desk, job)
+    proxy.heal()
+    claimed_s = await until(lambda: desk.client.jobs.get(job.name).attempt == 2, PATIENCE_S)
+    caught_up_s = claimed_s + await until(lambda: step_of(desk, job) > lost_at, PATIENCE_S)
+    return {
+        "network": "black hole, until the lease was over",
+        "taken_back_after_s": taken_back_s,
+        "claimed_again_after_s": claimed_s,
+        "caught_up_after_s": caught_up_s,
+    }
 
 
 def step_of(desk: World, job: TuningJob) -> int:

@@ -2,8 +2,6 @@
 
 import asyncio
 import hashlib
-import subprocess
-import sys
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ from tests.faults.chain import (
     open_blobs,
     open_store,
 )
+from tests.faults.chain_process import ChainProcess, chain_process
 
 pytestmark = pytest.mark.fault("R4")
 
@@ -34,23 +33,9 @@ SOME_TRANSACTION = 8
 
 
 @pytest.fixture(scope="module")
-def chain() -> Generator[Callable[[Run], int]]:
-    """Runs the chain's process; returns its exit code."""
-    argv = (sys.executable, "-m", "tests.faults.chain")
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
-        stdin, stdout = parent.stdin, parent.stdout
-        assert stdin is not None
-        assert stdout is not None
-
-        def ask(run: Run) -> int:
-            stdin.write(run.to_json() + "\n")
-            stdin.flush()
-            while not (line := stdout.readline().strip()).lstrip("-").isdigit():
-                assert line or parent.poll() is None, "the chain is gone"
-            return int(line)
-
-        yield ask
-        stdin.close()
+def chain() -> Generator[ChainProcess]:
+    with chain_process() as process:
+        yield process
 
 
 @dataclass(frozen=True)
@@ -104,7 +89,7 @@ def assert_whole(directory: Path) -> None:
 @pytest.mark.parametrize("name", [name for name in FAILPOINTS if not name.startswith("node.")])
 def test_a_death_at_any_failpoint_loses_and_doubles_nothing(
     name: str,
-    chain: Callable[[Run], int],
+    chain: ChainProcess,
     nats: NatsServer,
     tmp_path: Path,
     tell: Callable[..., None],
@@ -112,9 +97,9 @@ def test_a_death_at_any_failpoint_loses_and_doubles_nothing(
     directory = tmp_path / "chain"
     turn = SOME_TRANSACTION if name.startswith("store.") else 2
     dying = Run(str(directory), nats.url, f"{name}=exit@{turn}")
-    assert chain(dying) == EXIT_CODE, "it never came by"
+    assert chain.run(dying) == EXIT_CODE, "it never came by"
     died = asyncio.run(look(directory))
-    assert chain(Run(str(directory), nats.url)) == 0
+    assert chain.run(Run(str(directory), nats.url)) == 0
     after = asyncio.run(look(directory))
     assert (after.made, after.unpublished) == (THINGS, 0)
     assert after.seen == list(range(THINGS))

@@ -1,23 +1,30 @@
 """R7, R8: what a job needs is away for a while, and the job does not care."""
 
+import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from datetime import UTC
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from anneal.errors import Unavailable
 from anneal.trainer.v1.tuning_job_pb2 import TuningJob, TuningJobEvent
+from services.common.testing.postgres import Postgres
 from tests.faults.site import Site
-from tests.faults.world import LONG_TRAINING, PATIENCE_S, World, steps_of
+from tests.faults.world import LONG_TRAINING, PATIENCE_S, QUICK, World, steps_of
 
 pytestmark = pytest.mark.timeout(900)
 
 NATS_AWAY_S = {False: 5.0, True: 60.0}
 DATABASE_LOCKED_S = {False: 6.0, True: 30.0}
+POSTGRES_AWAY_S = {False: 5.0, True: 30.0}
+SHORT_LEASE_S = "4"
+"""Shorter than any of these outages, as in the long run everybody's is."""
 
 
 def under_way(desk: World, name: str) -> TuningJob:
@@ -122,3 +129,73 @@ def test_a_locked_database_costs_time_and_nothing_else(
         wrong_terminal_states=0,
     )
     assert missing(history) == 0
+
+
+@pytest.fixture
+def postgres_desk(
+    tough_desk: tuple[Site, World], durable_postgres: Postgres, long: bool
+) -> Generator[tuple[Site, World]]:
+    """In the long run every service is on this server, else trainer control alone."""
+    site, _ = tough_desk
+    if long:
+        yield tough_desk
+        return
+    url = asyncio.run(durable_postgres.empty_database())
+    restart_control(site, ANNEAL_DATABASE_URL=url, ANNEAL_LEASES_LEASE_S=SHORT_LEASE_S)
+    yield tough_desk
+    restart_control(site)
+
+
+def restart_control(site: Site, **environment: str) -> None:
+    site.stop("trainer")
+    site.start("trainer", **environment)
+    site.await_serving("trainer")
+
+
+@pytest.mark.fault("R8")
+def test_training_goes_on_while_postgresql_is_away(
+    postgres_desk: tuple[Site, World],
+    durable_postgres: Postgres,
+    long: bool,
+    tell: Callable[..., None],
+) -> None:
+    site, desk = postgres_desk
+    job = under_way(desk, "without-rows")
+    next_job = desk.create("waits-for-rows", QUICK)
+    with ThreadPoolExecutor() as threads:
+        watching = threads.submit(lambda: list(desk.watch(job)))
+        known_step = desk.client.jobs.get(job.name).progress.step
+        began_s = time.time()
+        durable_postgres.stop()
+        time.sleep(max(0.0, began_s + POSTGRES_AWAY_S[long] - time.time()))
+        durable_postgres.start()
+        back_s = time.time()
+        recovered_s = site.wait_for(lambda: is_beyond(desk, job, known_step), "progress", 30.0)
+        history = ended(desk, job)
+        next_history = list(desk.watch(next_job))
+        seen = watching.result()
+    during = longest_pause_s(history, began_s, back_s)
+    told_in_time = [e for e in history if began_s < e.time.ToDatetime(UTC).timestamp() < back_s]
+    tell(
+        "R8",
+        what="PostgreSQL stopped",
+        away_s=back_s - began_s,
+        recovered_after_s=recovered_s,
+        steps_meanwhile=len(steps_of(told_in_time)),
+        longest_pause_s=during,
+        attempts=desk.client.jobs.get(job.name).attempt,
+        progress_rows_missing=missing(history) + missing(next_history),
+        wrong_terminal_states=0,
+    )
+    assert seen == history, "the watcher heard all of it"
+    assert (missing(history), missing(next_history)) == (0, 0)
+    assert during < back_s - began_s, "a step that waited would take all of it"
+    assert history[-1].attempt == 1, "its node was never gone"
+    assert desk.only_adapter(next_job)
+
+
+def is_beyond(desk: World, job: TuningJob, step: int) -> bool:
+    """Not as long as nobody answers."""
+    with suppress(Unavailable):
+        return desk.client.jobs.get(job.name).progress.step > step
+    return False

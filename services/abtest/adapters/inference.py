@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 GENERATION_TIMEOUT_S = 600.0
 
-_BUSY = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
+_BUSY = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.CANCELLED,  # by a service that is shutting down
+}
 _ROLES = {
     Role.SYSTEM: conversation_pb2.ROLE_SYSTEM,
     Role.USER: conversation_pb2.ROLE_USER,

@@ -16,7 +16,8 @@ class FaultProxy:
             proxy.heal()
 
     `latency_s` delays every piece; `bytes_per_s` holds each direction of a connection to a rate.
-    `reset()` cuts every connection, `refuse()` also the next ones.
+    `reset()` cuts every connection, `refuse()` also the next ones; `strand()` leaves them open, and
+    nothing comes through any more, as on a router that has forgotten them.
     """
 
     def __init__(self, host: str, port: int, *, socket: Path | None = None) -> None:
@@ -43,6 +44,12 @@ class FaultProxy:
     def black_hole(self) -> None:
         """Holds every byte back."""
         self._passing.clear()
+
+    def strand(self) -> None:
+        """Holds every byte of the connections back that there are, for good; new ones pass."""
+        self._passing.clear()
+        self._passing = asyncio.Event()
+        self._passing.set()
 
     def refuse(self) -> None:
         """Cuts every connection, and new ones as soon as they are made."""
@@ -88,9 +95,10 @@ class FaultProxy:
                 return
             up_reader, up_writer = await self._reached()
             writers.append(up_writer)
+            passing = self._passing
             async with asyncio.TaskGroup() as pumps:
-                pumps.create_task(self._pump(reader, up_writer))
-                pumps.create_task(self._pump(up_reader, writer))
+                pumps.create_task(self._pump(reader, up_writer, passing))
+                pumps.create_task(self._pump(up_reader, writer, passing))
         except OSError:
             return  # the upstream is away, and the client learns it by the cut below
         finally:
@@ -102,10 +110,12 @@ class FaultProxy:
             return await asyncio.open_unix_connection(self._socket)
         return await asyncio.open_connection(*self._upstream)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passing: asyncio.Event
+    ) -> None:
         try:
             while piece := await reader.read(_PIECE_BYTES):
-                await self._passing.wait()
+                await passing.wait()
                 await asyncio.sleep(self.latency_s)
                 if self.bytes_per_s is not None:
                     await asyncio.sleep(len(piece) / self.bytes_per_s)

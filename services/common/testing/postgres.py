@@ -45,6 +45,12 @@ class Postgres:
             _name(url),
         )
 
+    def stop(self) -> None:
+        """As its operator does: everybody is sent away, and what is committed is written down."""
+        postmaster = psutil.Process(self._server.get_pid())
+        postmaster.send_signal(signal.SIGINT)
+        postmaster.wait(_END_LIMIT_S)
+
     def kill(self) -> None:
         """As kill -9 of all its processes at once; what had committed is there after `start`."""
         family = self._family()

@@ -123,6 +123,7 @@ def claim(request: lease_pb.ClaimTuningJobRequest) -> ClaimCall:
             "capabilities": _fields(request.capabilities)
             if request.HasField("capabilities")
             else None,
+            "stopping": request.stopping,
         }
     )
 

@@ -129,6 +129,7 @@ def lease(claimed: Lease, length: timedelta) -> lease_pb.Lease:
         start_manifest_digest=job.spec.start.manifest_digest if job.spec.start else "",
         checkpoints=[_checkpoint(one, job) for one in newest_first],
         directive=directive(claimed.directive),
+        out_of_memory_attempts=claimed.out_of_memory,
     )
 
 

@@ -14,6 +14,7 @@ from anneal.trainer.v1.tuning_sweep_service_pb2_grpc import (
 from services.common.blobs import Blobs
 from services.common.bus import Bus
 from services.common.ids import new_uid, random_id
+from services.common.leftovers import removing_leftovers
 from services.common.outbox import Relay
 from services.common.paging import PageTokens
 from services.common.server import Background, Service
@@ -24,6 +25,7 @@ from services.trainer.control.adapters.sql import TrainerTables
 from services.trainer.control.adapters.telemetry import TelemetryConsumer
 from services.trainer.control.domain.cordons import Cordons
 from services.trainer.control.domain.deadlines import Deadlines
+from services.trainer.control.domain.departures import Departures
 from services.trainer.control.domain.drafts import Specification
 from services.trainer.control.domain.estimation.estimates import Estimates
 from services.trainer.control.domain.fleet import Fleet
@@ -117,6 +119,8 @@ def control(parts: Parts, policy: LeasePolicy, watch_poll_s: float) -> Control:
             Preemption(parts.store).run,
             Latecomers(parts.store).run,
             Releases(parts.store, parts.blobs).run,
+            Departures(parts.store).run,
+            partial(removing_leftovers, parts.blobs),
             lookups.run,
             watching.run,
             hints.send,

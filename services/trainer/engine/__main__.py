@@ -31,6 +31,7 @@ from services.trainer.engine.process import (
     ask_for_huge_pages,
     awaited_job,
     claim_stdout,
+    collector_at_rest,
     configure_libraries,
     die_with_parent,
     quiet_libraries,
@@ -72,13 +73,14 @@ def main(arguments: list[str]) -> ExitCode:
 def _run(arguments: list[str], events: EventPipe, stop: StopRequest) -> ExitCode:
     job_file = _job_file(arguments)
 
-    import torch  # reads its settings at import
+    with collector_at_rest():
+        import torch  # reads its settings at import
 
-    from services.trainer.engine.job import read_job
-    from services.trainer.engine.loop import Ending
-    from services.trainer.engine.memory_limit import limit_memory, tensor_files_bytes
-    from services.trainer.engine.run import run_job
-    from services.trainer.engine.team import assembled
+        from services.trainer.engine.job import read_job
+        from services.trainer.engine.loop import Ending
+        from services.trainer.engine.memory_limit import limit_memory, tensor_files_bytes
+        from services.trainer.engine.run import run_job
+        from services.trainer.engine.team import assembled
 
     job = read_job(job_file)
     with assembled(job.processes, job_file, job.work_dir) as team:
@@ -94,16 +96,18 @@ def _warm_up(threads: int) -> None:
     """Imports what most runs need, which takes seconds, while there is nothing else to do."""
     configure_libraries(threads)
     quiet_libraries()
-    for module in _IMPORTED_BY_RUNS:
-        import_module(module)
+    with collector_at_rest():
+        for module in _IMPORTED_BY_RUNS:
+            import_module(module)
 
 
 def _estimate(arguments: list[str], output: int) -> ExitCode:
     job_file = _job_file(arguments)
 
-    from services.trainer.engine.job import read_job  # torch reads its settings at import
-    from services.trainer.engine.preparation import prepare
-    from services.trainer.engine.simulation.rehearsal import rehearse
+    with collector_at_rest():
+        from services.trainer.engine.job import read_job  # torch reads its settings at import
+        from services.trainer.engine.preparation import prepare
+        from services.trainer.engine.simulation.rehearsal import rehearse
 
     job = read_job(job_file)
     ready = prepare(job)

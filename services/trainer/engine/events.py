@@ -118,9 +118,9 @@ class CheckpointSaved:
 
 @dataclass(frozen=True, slots=True)
 class Relieved:
-    """Memory ran out in `step`, which is done again: from here on in parts of at most
-    `micro_batch_tokens` padded tokens (0: of any number), and with `recompute` with activations
-    computed again instead of kept. `message` says so in words."""
+    """Memory ran out in `step`, which is done again, or in an earlier run that died of it: from
+    here on in parts of at most `micro_batch_tokens` padded tokens (0: of any number), and with
+    `recompute` with activations computed again instead of kept. `message` says so in words."""
 
     type: ClassVar[str] = "relieved"
 

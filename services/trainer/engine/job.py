@@ -85,7 +85,9 @@ class Job:
     `dataset_file` is Parquet with a column `messages` or `text` (see `examples`); checkpoints go to
     `work_dir`/checkpoints, the result to `work_dir`/artifacts. The run takes `processes`, each of
     so many `threads`. With `sharding` "full" each of them keeps a part of the model, with "none"
-    all of it. `switches` turn single gains of speed off, to measure them.
+    all of it. `switches` turn single gains of speed off, to measure them. `reliefs` is how often
+    the run was ended for want of memory since `resume_from`: it begins in parts as many times
+    halved.
     """
 
     __pydantic_config__ = _STRICT
@@ -104,6 +106,7 @@ class Job:
     finish: bool = False
     sharding: Literal["auto", "none", "full"] = "auto"
     switches: Switches = field(default_factory=Switches)
+    reliefs: Annotated[int, Field(ge=0)] = 0
 
     @property
     def checkpoints_dir(self) -> Path:

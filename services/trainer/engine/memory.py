@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from services.trainer.engine.checkpoint import Progress
 from services.trainer.engine.errors import OutOfMemory
-from services.trainer.engine.plan import parts
+from services.trainer.engine.plan import Plan, parts
 
 
 def relieved(progress: Progress, lengths: Sequence[int], shares: int, mode: str) -> Progress:
@@ -28,6 +28,28 @@ def relieved(progress: Progress, lengths: Sequence[int], shares: int, mode: str)
     if several:
         return replace(progress, micro_batch_tokens=max(several) // 2)
     raise OutOfMemory(f"a single example of {tokens} tokens does not fit into the memory")
+
+
+def relieved_beforehand(
+    progress: Progress, plan: Plan, shares: int, mode: str, times: int
+) -> Progress:
+    """As after so many times that the plan's largest batch was too much: for a run that had no
+    chance to notice, as the kernel killed it. The least there is when that is reached sooner."""
+    lengths = _largest_batch(plan)
+    for _ in range(times):
+        try:
+            progress = relieved(progress, lengths, shares, mode)
+        except OutOfMemory:
+            return progress
+    return progress
+
+
+def _largest_batch(plan: Plan) -> list[int]:
+    """The lengths of one that is as large as any."""
+    count = plan.batch_size
+    if plan.batch_tokens:
+        count = max(1, plan.batch_tokens // max(plan.lengths))
+    return sorted(plan.lengths)[-count:]
 
 
 def in_words(progress: Progress) -> str:

@@ -28,6 +28,7 @@ from services.trainer.engine.events import (
     EventSink,
     Finished,
     LogLine,
+    Relieved,
     Resumed,
     Started,
 )
@@ -35,6 +36,7 @@ from services.trainer.engine.examples import Examples
 from services.trainer.engine.footprint import peak_memory_bytes
 from services.trainer.engine.job import Job
 from services.trainer.engine.loop import Ending, conclude, train
+from services.trainer.engine.memory import in_words, relieved_beforehand
 from services.trainer.engine.model import TunableModel, load_tunable_model
 from services.trainer.engine.optimizer import Optimizer
 from services.trainer.engine.packing import require_separation
@@ -89,6 +91,8 @@ def run_job(
     _report_limits(run, ready.max_tokens)
     if checkpoint:
         _restore(run, checkpoint)
+    if job.reliefs:
+        progress = _begin_smaller(run, progress)
     if progress.recompute:
         model.recompute_activations()
     gc.freeze()  # what is loaded by now lives to the end: the collector need not look at it
@@ -128,6 +132,16 @@ def _beginning(job: Job, team: Team) -> Progress:
         micro_batch_tokens=job.training.micro_batch_tokens,
         recompute=mode == "on" or (mode == "auto" and team.in_step),
     )
+
+
+def _begin_smaller(run: Run, progress: Progress) -> Progress:
+    """The checkpoint and the identity of the run are as they were: it learns the same."""
+    job, mode = run.job, run.job.training.gradient_checkpointing
+    less = relieved_beforehand(progress, run.plan, run.team.size, mode, job.reliefs)
+    if less != progress:
+        message = in_words(less)
+        run.events.emit(Relieved(less.step + 1, less.micro_batch_tokens, less.recompute, message))
+    return less
 
 
 def _identity(job: Job, examples: Examples, plan: Plan) -> Identity:

@@ -25,7 +25,7 @@ from services.trainer.node.config import NodeConfig
 from services.trainer.node.device import Host
 from services.trainer.node.engines import WarmEngines, cold, launched
 from services.trainer.node.lease import Lease
-from services.trainer.node.leases_grpc import GrpcLeases
+from services.trainer.node.leases_grpc import NODE_CHANNEL_OPTIONS, GrpcLeases
 from services.trainer.node.room import Room, environment_of, visible_gpus
 from services.trainer.node.telemetry import Telemetry
 from services.trainer.node.work_dir import sole_use
@@ -37,7 +37,10 @@ async def run() -> None:
     config = settings.read(NodeConfig)
     logs.configure(config.log_level)
     tls = Tls(ca_file=config.tls_ca) if config.tls_ca else None
-    channel = open_channel(config.trainer_address, tls=tls, api_key=config.api_key or None)
+    key = config.api_key or None
+    channel = open_channel(
+        config.trainer_address, tls=tls, api_key=key, options=NODE_CHANNEL_OPTIONS
+    )
     name, replicas = config.node_name, config.nats_replicas
     bus = await NatsBus.connect(config.nats_url, name=name, replicas=replicas)
     agent = make_agent(config, channel, bus, ObstoreBlobs.open(config.blobs_url))

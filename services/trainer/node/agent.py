@@ -3,11 +3,19 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
+import structlog
+
+from services.common.faults import Unavailable
 from services.trainer.node.attempt import Attempt
 from services.trainer.node.engines import WarmEngines
 from services.trainer.node.lease import Cause, Lease, Leases
 from services.trainer.node.retrying import repeated
 from services.trainer.node.room import Room
+
+_LAST_QUESTION_S = 5.0
+"""For how long a node that stops asks whether it was granted a job."""
+
+_log = structlog.get_logger()
 
 StartAttempt = Callable[[Lease, Sequence[str]], Attempt]
 
@@ -76,8 +84,8 @@ class Agent:
         """The next lease; None if there is none, the node shall stop, or there is more room now.
 
         A claim under way then is cancelled. Should the service have granted it at that very moment,
-        the next claim, which has the same id, gets that lease; without a next one it runs out, and
-        the job is queued again.
+        the next claim, which has the same id, gets that lease; a node that stops asks for it, and
+        hands it back.
         """
         claim = asyncio.create_task(repeated(self._claim_once, "node.trainer_away"))
         changes = {claim, stopping, *self._attempts}
@@ -85,8 +93,18 @@ class Agent:
         if not claim.done():
             claim.cancel()
             await asyncio.wait({claim})
-            return None
+            return await self._granted() if stopping.done() else None
         return claim.result()
+
+    async def _granted(self) -> Lease | None:
+        """None too if the service does not say so soon: the lease then runs out by itself, which
+        costs the job an attempt."""
+        try:
+            async with asyncio.timeout(_LAST_QUESTION_S):
+                return await self._leases.granted()
+        except (Unavailable, TimeoutError) as error:
+            _log.warning("node.claim_unanswered", error=str(error))
+            return None
 
     async def _claim_once(self) -> Lease | None:
         return await self._leases.claim(self._claim_wait_s, self._room.free_devices)

@@ -230,7 +230,7 @@ class Attempt:
             except DataLoss as error:
                 await self._checkpoints.refuse(checkpoint, error.message)
                 continue
-            end = await self._run_engine(paths | {"resume_from": directory}, finish)
+            end = await self._run_engine(paths | {"resume_from": directory}, finish, checkpoint)
             if end.status != ExitCode.CHECKPOINT_REFUSED or self._stop_cause is not None:
                 return end
             why = self._failure.message if self._failure else "refused"
@@ -243,11 +243,18 @@ class Attempt:
             self._telemetry.add(translation.warning("no checkpoint is left: training begins anew"))
         return await self._run_engine(paths | {"resume_from": None}, finish)
 
-    async def _run_engine(self, paths: dict[str, Path | None], finish: bool) -> EngineExit:
-        """Runs one to its end."""
+    async def _run_engine(
+        self,
+        paths: dict[str, Path | None],
+        finish: bool,
+        checkpoint: StoredCheckpoint | None = None,
+    ) -> EngineExit:
+        """Runs one to its end, that goes on from the checkpoint."""
         job_file, settings = self._directory / "job.json", self._settings
+        threads, processes = settings.threads, settings.processes
+        reliefs = self._lease.reliefs(checkpoint)
         job_file.write_text(
-            translation.job_file(self._lease, paths, settings.threads, settings.processes, finish)
+            translation.job_file(self._lease, paths, threads, processes, finish, reliefs)
         )
         engine = self._engine = await settings.start_engine(job_file)
         if self._stop_cause is not None or self._finishing != finish:

@@ -62,7 +62,7 @@ class Lease:
     `start_manifest_digest` the training goes on from the result that this manifest lists.
     `checkpoints` are what earlier attempts left, the newest first. `backend` is what trains: see
     `backends`. `directive` is what to do from the beginning. It is trained on `device_count`
-    devices together.
+    devices together. `out_of_memory_attempts` are those before that ended so.
     """
 
     job: str
@@ -79,10 +79,17 @@ class Lease:
     backend: str = "builtin"
     directive: Directive = Directive.TRAIN
     device_count: int = 1
+    out_of_memory_attempts: tuple[int, ...] = ()
 
     def owner_of(self, attempt: int, step: int, job_uid: str = "") -> str:
         """Owns the blobs of a checkpoint."""
         return owner_of_one(job_uid or self.uid, attempt, step)
+
+    def reliefs(self, checkpoint: StoredCheckpoint | None) -> int:
+        """How often a training has run out of memory since it stood at the checkpoint, or at its
+        beginning: an engine keeps in its checkpoints what earlier ones made it do."""
+        first = checkpoint.attempt if checkpoint else 0
+        return sum(attempt >= first for attempt in self.out_of_memory_attempts)
 
 
 @dataclass(frozen=True)
@@ -149,6 +156,10 @@ class Leases(Protocol):
     be reached, and those that carry an attempt raise LeaseLost when it is stale."""
 
     async def claim(self, wait_s: float, free_devices: int) -> Lease | None: ...
+
+    async def granted(self) -> Lease | None:
+        """What the last claim got, if its answer was never heard. Takes no new lease."""
+        ...
 
     async def heartbeat(self, lease: Lease, beat: Beat) -> Directive:
         """Keeps the lease."""

@@ -14,6 +14,7 @@ from anneal.registry.v1 import base_model_pb2
 from anneal.trainer.v1 import estimate_pb2
 from anneal.trainer.v1 import node_lease_service_pb2 as pb
 from anneal.trainer.v1 import tuning_job_pb2 as job_pb
+from anneal.transport import CHANNEL_OPTIONS, Option
 from services.common.directories import hub_digest
 from services.common.faults import Unavailable
 from services.common.ids import NewId
@@ -41,7 +42,19 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_KEEPALIVE: Mapping[str, int] = {
+    "grpc.keepalive_time_ms": 12_000,
+    "grpc.http2.ping_timeout_ms": 5_000,
+}
+NODE_CHANNEL_OPTIONS: Sequence[Option] = tuple(
+    (name, _KEEPALIVE.get(name, value)) for name, value in CHANNEL_OPTIONS
+)
+"""A dead connection is replaced before a lease of 30 s is over: the usual keepalive takes all of
+it."""
+
 _CALL_TIMEOUT_S = 15.0
+_TRIES_PER_LEASE = 3
+_SHORTEST_TRY_S = 1.0
 _CLAIM_MARGIN_S = 10.0
 _CAUSES = {
     Cause.ENGINE_ERROR: pb.FailTuningJobRequest.CAUSE_ENGINE_ERROR,
@@ -98,11 +111,11 @@ class GrpcLeases:
 
     async def claim(self, wait_s: float, free_devices: int) -> Lease | None:
         """Repeats an unanswered claim under its own id, so that no lease is lost on the way."""
-        self._claim_id = self._claim_id or self._new_uid()
+        self._claim_id = claim_id = self._claim_id or self._new_uid()
         request = pb.ClaimTuningJobRequest(
             node=self._node_name,
             wait=_duration(wait_s),
-            request_id=self._claim_id,
+            request_id=claim_id,
             device=_device(await self._host.device()),
             backends=self._backends,
             free_devices=free_devices,
@@ -119,6 +132,16 @@ class GrpcLeases:
         self._about.self_test.interrupt()
         return _lease(response.lease)
 
+    async def granted(self) -> Lease | None:
+        if self._claim_id is None:
+            return None
+        request = pb.ClaimTuningJobRequest(
+            node=self._node_name, request_id=self._claim_id, stopping=True
+        )
+        response = await _reached(self._stub.ClaimTuningJob(request, timeout=_CALL_TIMEOUT_S))
+        self._claim_id = None
+        return _lease(response.lease) if response.HasField("lease") else None
+
     async def heartbeat(self, lease: Lease, beat: Beat) -> Directive:
         request = pb.HeartbeatTuningJobRequest(
             name=lease.job,
@@ -127,7 +150,7 @@ class GrpcLeases:
             checkpoint=checkpoint_message(beat.stored) if beat.stored else None,
             refused_checkpoints=[checkpoint_message(beat.refused)] if beat.refused else [],
         )
-        call = self._stub.HeartbeatTuningJob(request, timeout=_CALL_TIMEOUT_S)
+        call = self._stub.HeartbeatTuningJob(request, timeout=_heartbeat_timeout_s(lease))
         answer = await _held(call, lease)
         if answer.cancel_requested and not answer.directive:  # by a service of an earlier version
             return Directive.CANCEL
@@ -154,6 +177,11 @@ class GrpcLeases:
             event_count=event_count,
         )
         await _held(self._stub.FailTuningJob(request, timeout=_CALL_TIMEOUT_S), lease)
+
+
+def _heartbeat_timeout_s(lease: Lease) -> float:
+    """One that is not answered leaves time for another."""
+    return min(_CALL_TIMEOUT_S, max(_SHORTEST_TRY_S, lease.duration_s / _TRIES_PER_LEASE))
 
 
 async def _held(call: Awaitable[T], lease: Lease) -> T:
@@ -205,6 +233,7 @@ def _lease(message: pb.Lease) -> Lease:
         backend=_backend(job.backend),
         directive=_directive(message.directive),
         device_count=max(1, job.requirements.device_count),
+        out_of_memory_attempts=tuple(message.out_of_memory_attempts),
     )
 
 

@@ -184,6 +184,7 @@ def job_file(
     threads: int,
     processes: int,
     finish: bool = False,
+    reliefs: int = 0,
 ) -> str:
     """The engine's job file. `paths` are its path fields; one that is None is written as null."""
     return json.dumps(
@@ -196,6 +197,7 @@ def job_file(
             "threads": threads,
             "processes": processes,
             "finish": finish,
+            "reliefs": reliefs,
         },
         indent=2,
         sort_keys=True,

@@ -49,12 +49,12 @@ from services.abtest.servicer import ABTestServicer
 from services.common.errors import STATUS_METADATA_KEY, to_status
 from services.common.faults import InvalidArgument
 from services.common.ids import new_uid, random_id
-from services.common.migrations import upgrade
 from services.common.paging import PageTokens
 from services.common.server import ServerSettings, Service, running
 from services.common.store import Store, open_engine
 from services.common.testing.clock import FakeClock
 from tests.contract.refusals import Refusal
+from tests.schemas import bring_up
 
 BASE = "baseModels/tiny-base"
 MODEL = "projects/default/models/support"
@@ -237,7 +237,7 @@ async def caller(start: Start) -> AsyncGenerator[Caller]:
 
 @asynccontextmanager
 async def _started(url: str, peers: str, clock: FakeClock) -> AsyncGenerator[Caller]:
-    await upgrade(url, MIGRATIONS)
+    await bring_up(url, MIGRATIONS)
     store = Store(open_engine(url), tables_of)
     channel = open_channel(peers)
     experiments = Experiments(

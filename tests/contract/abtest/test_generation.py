@@ -32,6 +32,10 @@ async def busy(_: Any, context: Any) -> None:
     await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "32 requests are waiting")
 
 
+async def shutting_down(_: Any, context: Any) -> None:
+    await context.abort(grpc.StatusCode.CANCELLED, "the call was taken in and not handed over")
+
+
 async def denied(_: Any, context: Any) -> None:
     await context.abort(grpc.StatusCode.PERMISSION_DENIED, "not with this key")
 
@@ -52,7 +56,7 @@ async def test_at_most_four_answers_are_asked_for_at_a_time(caller: Any, inferen
     assert len(inference.requests) == 2 * len(QUESTIONS)
 
 
-@pytest.mark.parametrize("trouble", [refused, busy])
+@pytest.mark.parametrize("trouble", [refused, busy, shutting_down])
 async def test_an_outage_is_waited_out(caller: Any, inference: Any, trouble: Any) -> None:
     inference.trouble = trouble
     created = await caller.create("Hi", "Bye")

@@ -19,6 +19,7 @@ from anneal import Client, Platform
 from anneal.addresses import Addresses, find_addresses
 from anneal.errors import Unavailable
 from anneal.up.failures import PlatformError
+from tests.conftest import NO_IDLE_WORK
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -48,7 +49,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def platform(data_dir: Path) -> Generator[Platform]:
-    with Platform(data_dir, ephemeral=True) as platform:
+    with Platform(data_dir, ephemeral=True, environment=os.environ | NO_IDLE_WORK) as platform:
         yield platform
 
 
@@ -111,7 +112,11 @@ def test_ctrl_c_stops_all_and_state_is_there_again(tmp_path: Path) -> None:
     assert shown.splitlines()[-1].split() == ["anneal", "stopped"]
     assert not any(is_alive(pid) for pid in children)
     assert not (data_dir / "addresses.json").exists()
-    with Platform(data_dir, ephemeral=True) as platform, Client(platform.addresses) as client:
+    idle = os.environ | NO_IDLE_WORK
+    with (
+        Platform(data_dir, ephemeral=True, environment=idle) as platform,
+        Client(platform.addresses) as client,
+    ):
         assert [one.name for one in client.datasets.list()] == ["projects/default/datasets/kept"]
 
 
@@ -150,6 +155,7 @@ def _running(data_dir: Path) -> Generator[tuple[subprocess.Popen[str], Addresses
         [*COMMAND, "--ephemeral", "--quiet", "--data-dir", str(data_dir)],
         stdout=subprocess.PIPE,
         text=True,
+        env=os.environ | NO_IDLE_WORK | {"ANNEAL_WARM_ENGINES": "1"},
     )
     try:
         wait_until((data_dir / "addresses.json").exists)

@@ -6,6 +6,7 @@ import os
 import resource
 from collections.abc import AsyncIterator, Generator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from services.common.blobs import (
     ObstoreBlobs,
 )
 from services.common.faults import InvalidArgument
+from services.common.leftovers import KEPT, removing_leftovers
+from services.common.testing.clock import START, FakeClock
 from services.common.testing.s3 import make_bucket
 
 LARGE = os.urandom(1000) * 10_000  # 10 MB: more than one part of a multipart upload
@@ -48,6 +51,12 @@ def keys(blobs: Blobs) -> list[str]:
     assert isinstance(blobs, ObstoreBlobs)
     store = blobs._store
     return sorted(str(entry["path"]) for page in obstore.list(store) for entry in page)
+
+
+def left_behind(blobs: Blobs, name: str) -> None:
+    """As by a process that was killed."""
+    assert isinstance(blobs, ObstoreBlobs)
+    obstore.put(blobs._store, f"staging/{name}", b"half")
 
 
 @pytest.mark.parametrize("content", [b"", b"small", LARGE], ids=["empty", "small", "large"])
@@ -262,6 +271,50 @@ async def test_a_removed_owner_leaves_no_directory(tmp_path: Path):
     await blobs.remove_owned("jobs/1")
 
     assert not (tmp_path / "blobs/owned/jobs/1").exists()
+
+
+async def test_what_an_upload_left_is_removed_when_nobody_can_be_writing_it(blobs: Blobs):
+    whole = await blobs.put(b"small")
+    left_behind(blobs, "0123abcd")
+    now = datetime.now(UTC)
+
+    await blobs.remove_leftovers(now - timedelta(days=1))
+    assert len(keys(blobs)) == 2
+    await blobs.remove_leftovers(now + timedelta(minutes=1))
+
+    assert keys(blobs) == [f"sha256/{whole.digest[:2]}/{whole.digest}"]
+
+
+async def test_a_file_that_was_never_closed_is_removed(tmp_path: Path):
+    root = tmp_path / "blobs"
+    blobs = ObstoreBlobs.open(root.as_uri())
+    writer = obstore.open_writer(blobs._store, "staging/0123abcd", buffer_size=1)
+    writer.write(b"half")
+    writer.flush()
+    assert (len(keys(blobs)), len(list((root / "staging").iterdir()))) == (0, 1)
+
+    await blobs.remove_leftovers(datetime.now(UTC) + timedelta(minutes=1))
+
+    assert list((root / "staging").iterdir()) == []
+
+
+async def test_leftovers_are_removed_through_outages_of_the_store(tmp_path: Path):
+    root = tmp_path / "mount"
+    blobs = ObstoreBlobs.open(root.as_uri())
+    root.rmdir()
+    removing = asyncio.create_task(removing_leftovers(blobs, FakeClock(), every_s=0.01))
+    await asyncio.sleep(0.05)
+    (root / "staging").mkdir(parents=True)
+    leftover = root / "staging/0123abcd"
+    leftover.touch()
+    old = START - KEPT - timedelta(seconds=1)
+    os.utime(leftover, (old.timestamp(), old.timestamp()))
+
+    async with asyncio.timeout(5):
+        while leftover.exists():
+            await asyncio.sleep(0.01)
+
+    removing.cancel()
 
 
 @pytest.mark.parametrize("owner", ["", "/", "..", "jobs/../..", "jobs/", "Jobs", "jobs\n"])

@@ -11,7 +11,6 @@ from anneal.transport import open_channel
 from services.common.auth import new_key
 from services.common.blobs import ObstoreBlobs
 from services.common.clock import SystemClock
-from services.common.migrations import upgrade
 from services.common.paging import PageTokens
 from services.common.server import ServerSettings, running
 from services.common.store import Store, open_engine
@@ -19,6 +18,7 @@ from services.dataset.__main__ import DETAIL_ENCODERS, MIGRATIONS, dataset_servi
 from services.dataset.adapters.sql import dataset_tables
 from services.dataset.domain.uploads import UploadLimits
 from tests.contract.dataset.caller import Caller
+from tests.schemas import bring_up
 
 MAX_UPLOAD_BYTES = 32 * 1024 * 1024
 
@@ -47,7 +47,7 @@ async def serving(
     blobs_dir, spool_dir = tmp_path / "blobs", tmp_path / "spool"
     spool_dir.mkdir()
     blobs = ObstoreBlobs.open(blobs_dir.as_uri())
-    await upgrade(database_url, MIGRATIONS)
+    await bring_up(database_url, MIGRATIONS)
     store = Store(open_engine(database_url), dataset_tables)
     limits = UploadLimits(MAX_UPLOAD_BYTES, spool_dir)
     service = dataset_service(store, blobs, PageTokens(b"s" * 16), limits, SystemClock())

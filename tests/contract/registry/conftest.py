@@ -24,7 +24,6 @@ from services.common.bus_memory import MemoryBus
 from services.common.ids import new_uid
 from services.common.inbox import Consumer
 from services.common.manifest import FileEntry, Manifest
-from services.common.migrations import upgrade
 from services.common.paging import PageTokens
 from services.common.server import ServerSettings, Service, running
 from services.common.store import Store, open_engine
@@ -38,6 +37,7 @@ from services.registry.domain.catalog import Models
 from services.registry.domain.registrar import Registrar
 from services.registry.servicer import RegistryServicer
 from tests.contract.refusals import Refusal
+from tests.schemas import bring_up
 
 MODEL = "projects/default/models/support"
 TICK_S = 0.02
@@ -138,7 +138,7 @@ async def caller(start: Start) -> AsyncGenerator[Caller]:
 async def _started(
     url: str, bus: Bus, blobs: Blobs, clock: FakeClock, allowed: Sequence[AllowedModel] = ()
 ) -> AsyncGenerator[Caller]:
-    await upgrade(url, MIGRATIONS)
+    await bring_up(url, MIGRATIONS)
     store = Store(open_engine(url), tables_of)
     base_models = BaseModels(allowed, BlobIntake(blobs, store))
     jobs = SucceededJobs(Registrar(blobs, clock, new_uid))

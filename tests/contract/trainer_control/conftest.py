@@ -12,7 +12,6 @@ from anneal.transport import open_channel
 from services.common.blobs import Blobs
 from services.common.bus import Bus
 from services.common.bus_memory import MemoryBus
-from services.common.migrations import upgrade
 from services.common.paging import PageTokens
 from services.common.server import ServerSettings, running
 from services.common.store import Store, open_engine
@@ -31,6 +30,7 @@ from tests.contract.trainer_control.world import (
     known_datasets,
     known_model_versions,
 )
+from tests.schemas import bring_up
 
 
 @asynccontextmanager
@@ -47,7 +47,7 @@ Serve = Callable[..., AbstractAsyncContextManager[World]]
 @pytest.fixture
 async def serve(database_url: str, memory_bus: MemoryBus, memory_blobs: Blobs) -> Serve:
     """Serves the control plane, once or several times: each is a replica on the same database."""
-    await upgrade(database_url, MIGRATIONS)
+    await bring_up(database_url, MIGRATIONS)
 
     @asynccontextmanager
     async def served(

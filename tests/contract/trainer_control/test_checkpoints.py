@@ -2,16 +2,18 @@
 
 import asyncio
 import hashlib
+from datetime import UTC
 
 import grpc.aio
 import pytest
-from sqlmodel import select
+from sqlmodel import select, update
 
 from anneal.trainer.v1 import tuning_job_pb2 as job_pb
 from anneal.trainer.v1.tuning_job_pb2 import TrainingParameters, TuningJob
 from services.common.blobs import Blobs, BlobsUnavailable
 from services.trainer.checkpoint_owners import owner_of_one
 from services.trainer.control.adapters.tables import CheckpointRow, ReleaseRow
+from services.trainer.control.domain.job import STRAGGLING
 from services.trainer.control.domain.releases import Releases
 from tests.contract.trainer_control.world import World, refused
 
@@ -162,6 +164,29 @@ async def test_a_job_that_has_ended_leaves_no_checkpoint(world: World) -> None:
     await Releases(world.store, world.blobs).remove_all()
 
     assert (await is_there(told), await is_there(untold)) == (False, False)
+    assert (await rows(world))[0] == []
+
+
+async def test_what_a_node_stores_that_does_not_hear_of_the_end_is_removed_a_day_later(
+    world: World,
+) -> None:
+    await world.create()
+    job = await claimed(world)
+    await world.cancel(job.name)
+    ended = await world.fail(job, "CANCELLED")
+    releases = Releases(world.store, world.blobs)
+    await releases.remove_all()
+    late = world.blobs.owned_by(owner_of_one(job.uid, job.attempt, 20))
+    await late.put(WEIGHTS)
+
+    await releases.remove_all()
+    (left,) = (await rows(world))[1]
+    async with world.store.writing() as tables:
+        await tables.session.exec(update(ReleaseRow).values(due_time=await tables.now()))
+    await releases.remove_all()
+
+    assert left.due_time - ended.end_time.ToDatetime(UTC) == STRAGGLING
+    assert not await is_there(late)
     assert await rows(world) == ([], [])
 
 
@@ -186,7 +211,7 @@ async def test_what_could_not_be_removed_is_removed_later(world: World) -> None:
 
     async with asyncio.timeout(5):
         removing = asyncio.create_task(releases.run())
-        while await is_there(told) or await rows(world) != ([], []):
+        while await is_there(told) or (await rows(world))[1][0].again_time is not None:
             await asyncio.sleep(0.02)
         removing.cancel()
 

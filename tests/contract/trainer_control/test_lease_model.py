@@ -24,7 +24,6 @@ from sqlmodel import col, delete, select
 
 from anneal.trainer.v1 import tuning_job_pb2 as job_pb
 from services.common.faults import Aborted
-from services.common.migrations import upgrade
 from services.common.paging import PageTokens
 from services.common.store import Store, open_engine
 from services.common.tables import OutboxRow
@@ -64,6 +63,7 @@ from tests.contract.trainer_control.world import (
     known_datasets,
     known_model_versions,
 )
+from tests.schemas import bring_up
 
 LEASE_S = 10
 POLICY = LeasePolicy(lease_s=LEASE_S, events_grace_s=0, retry_delay_s=0)
@@ -393,7 +393,7 @@ def system(database_url: str) -> Any:
     numbers = itertools.count(1)
     ids = Ids(job_id=lambda: f"job-{next(numbers)}", uid=lambda: f"uid-{next(numbers)}")
     with asyncio.Runner() as runner:
-        runner.run(upgrade(database_url, MIGRATIONS))
+        runner.run(bring_up(database_url, MIGRATIONS))
         store = Store(open_engine(database_url), trainer_tables(signals, clock.now))
         specification = Specification(
             known_datasets(), known_base_models(), known_model_versions(), Fleet(store)

@@ -2,16 +2,20 @@
 
 import asyncio
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import grpc.aio
 import pytest
+from sqlalchemy import event
 from sqlmodel import col, select
 
 from anneal.trainer.v1 import node_lease_service_pb2 as lease_pb
 from anneal.trainer.v1 import tuning_job_pb2 as job_pb
 from anneal.trainer.v1.tuning_job_pb2 import TuningJob
 from services.common.ids import content_id
+from services.common.store import DatabaseUnavailable
 from services.common.tables import OutboxRow
 from tests.contract.trainer_control.conftest import Serve
 from tests.contract.trainer_control.world import ADAPTER, FAST, PARENT, World, refused
@@ -213,6 +217,33 @@ async def test_a_lease_that_is_over_but_not_taken_back_can_still_be_kept(serve: 
         await world.create()
         job = (await lease_of(world)).job
         await asyncio.sleep(0.5)
+
+        await world.heartbeat(job)
+
+        assert (await world.complete(job)).state == TuningJob.STATE_SUCCEEDED
+
+
+@contextmanager
+def database_away(world: World) -> Generator[None]:
+    """Nobody gets a connection, as long as the block."""
+
+    def refuse(*_: object) -> None:
+        raise DatabaseUnavailable
+
+    pool = world.store.engine.sync_engine.pool
+    event.listen(pool, "checkout", refuse)
+    yield
+    event.remove(pool, "checkout", refuse)
+
+
+async def test_an_outage_takes_no_lease_from_a_node_that_lives(serve: Serve) -> None:
+    lease_s = 0.8
+    async with serve(replace(FAST, lease_s=lease_s)) as world:
+        await world.create()
+        job = (await lease_of(world)).job
+        with database_away(world):
+            await asyncio.sleep(1.1 * lease_s)
+        await asyncio.sleep(4 * FAST.reap_every_s)
 
         await world.heartbeat(job)
 

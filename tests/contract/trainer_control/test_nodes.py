@@ -12,6 +12,7 @@ from anneal.trainer.v1 import estimate_pb2 as estimate_pb
 from anneal.trainer.v1 import node_lease_service_pb2 as lease_pb
 from anneal.trainer.v1 import tuning_job_pb2 as job_pb
 from services.trainer.control.adapters.tables import NodeRow
+from services.trainer.control.domain.departures import FORGOTTEN_AFTER, Departures
 from services.trainer.control.domain.estimation.devices import Device, DeviceKind
 from services.trainer.control.domain.fleet import Fleet
 from services.trainer.control.domain.nodes import LATELY
@@ -139,6 +140,28 @@ async def test_a_node_that_asks_again_and_again_is_written_once_a_minute(world: 
 
     assert again.update_time == first.update_time
     assert later.update_time > first.update_time - timedelta(seconds=1)
+
+
+async def test_a_node_that_left_a_week_ago_is_forgotten_unless_it_had_a_job_since(
+    world: World,
+) -> None:
+    for node in ("busy", "done"):
+        await world.create()
+        lease = await ask(world, node)
+    assert lease is not None
+    await world.complete(lease.job)
+    await ask(world, "gone")
+    await let_time_pass(world, FORGOTTEN_AFTER - timedelta(minutes=1))
+    departures = Departures(world.store)
+
+    await departures.forget()
+    known = [row.name for row in await rows(world)]
+    await let_time_pass(world, FORGOTTEN_AFTER + timedelta(minutes=1))
+    await ask(world, "new")
+    await departures.forget()
+
+    assert known == ["busy", "done", "gone"]
+    assert [row.name for row in await rows(world)] == ["busy", "done", "new"]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from services.common.blobs import ObstoreBlobs
 from services.common.bus import Bus
 from services.common.bus_memory import MemoryBus
 from services.common.directories import Directories
-from services.common.migrations import upgrade
 from services.common.paging import PageTokens
 from services.common.server import ServerSettings, running
 from services.common.store import Store, open_engine
@@ -32,6 +31,7 @@ from services.trainer.control.domain.node_leases import LeasePolicy
 from services.trainer.control.domain.ports import BaseModel, DatasetVersion
 from services.trainer.control.domain.signals import Signals
 from services.trainer.control.wiring import Parts, control
+from services.trainer.node import backends
 from tests.contract.trainer_node.world import (
     ADAPTER,
     SEED,
@@ -40,6 +40,7 @@ from tests.contract.trainer_node.world import (
     Results,
     World,
 )
+from tests.schemas import bring_up
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 POLICY = LeasePolicy(lease_s=6, claim_poll_s=0.1, reap_every_s=0.2, retry_delay_s=0)
@@ -97,7 +98,7 @@ def serve(sqlite_url: str, material: Material, tmp_path: Path) -> Serve:
 
     @asynccontextmanager
     async def served(bus: Bus) -> AsyncGenerator[World]:
-        await upgrade(sqlite_url, MIGRATIONS)
+        await bring_up(sqlite_url, MIGRATIONS)
         signals = Signals()
         store = Store(open_engine(sqlite_url), trainer_tables(signals))
         results = Results()
@@ -128,6 +129,12 @@ def serve(sqlite_url: str, material: Material, tmp_path: Path) -> Serve:
 async def world(serve: Serve, memory_bus: MemoryBus) -> AsyncGenerator[World]:
     async with serve(memory_bus) as served:
         yield served
+
+
+@pytest.fixture
+def quick_engines(quick_engine: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes start engines that are there at once."""
+    monkeypatch.setattr(backends, "ENGINE", quick_engine)
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,10 @@
 import asyncio
 import importlib.metadata
 import sys
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from anneal.trainer.v1.node_lease_service_pb2_grpc import (
 )
 from anneal.trainer.v1.tuning_job_pb2 import BACKEND_BUILTIN, Checkpoint, TuningJob
 from anneal.transport import open_channel
+from services.common.channels import SERVER_OPTIONS
 from services.common.faults import (
     Aborted,
     Fault,
@@ -29,6 +32,7 @@ from services.common.faults import (
 )
 from services.common.ids import new_uid
 from services.common.server import ServerSettings, Service, running
+from services.trainer.control.domain.node_leases import LeasePolicy
 from services.trainer.node.capabilities import About, SelfTest
 from services.trainer.node.device import Host
 from services.trainer.node.lease import (
@@ -42,7 +46,7 @@ from services.trainer.node.lease import (
     Result,
     StoredCheckpoint,
 )
-from services.trainer.node.leases_grpc import GrpcLeases, Refused
+from services.trainer.node.leases_grpc import NODE_CHANNEL_OPTIONS, GrpcLeases, Refused
 
 LEASE = Lease(
     job="projects/default/tuningJobs/first",
@@ -65,12 +69,14 @@ class LeaseService(NodeLeaseServiceServicer):
         self.lease: pb.Lease | None = None
         self.answer = pb.HeartbeatTuningJobResponse()
         self.fault: Exception | None = None
+        self.silent_s = 0.0
 
     async def ClaimTuningJob(self, request: Any, context: Any) -> pb.ClaimTuningJobResponse:
         self._answer(request)
         return pb.ClaimTuningJobResponse(lease=self.lease)
 
     async def HeartbeatTuningJob(self, request: Any, context: Any) -> pb.HeartbeatTuningJobResponse:
+        await asyncio.sleep(self.silent_s)
         self._answer(request)
         return self.answer
 
@@ -186,6 +192,26 @@ async def test_a_claim_tells_what_the_node_trains_on_and_with(
     assert request.backends == [BACKEND_BUILTIN]
 
 
+async def test_a_node_that_stops_asks_for_what_an_unanswered_claim_got_and_no_more(
+    leases: GrpcLeases, service: LeaseService
+) -> None:
+    assert await leases.granted() is None
+    service.fault = Unavailable("DATABASE_UNAVAILABLE", "the database does not answer")
+    with pytest.raises(Unavailable):
+        await leases.claim(0, 1)
+    service.fault = None
+    service.lease = pb.Lease(out_of_memory_attempts=[1, 3])
+    service.lease.job.name = LEASE.job
+
+    granted = await leases.granted()
+
+    claim, question = service.asked[0], service.asked[-1]
+    assert (question.stopping, question.request_id) == (True, claim.request_id)
+    assert granted is not None
+    assert (granted.job, granted.out_of_memory_attempts) == (LEASE.job, (1, 3))
+    assert await leases.granted() is None
+
+
 async def test_a_claim_tells_what_the_node_has_and_is_known_by(service: LeaseService) -> None:
     self_test = SelfTest(
         1, 20, (sys.executable, "-c", 'print(\'{"method": "lora", "error": ""}\')')
@@ -267,6 +293,26 @@ async def test_a_heartbeat_tells_how_far_the_training_is(
     (request,) = service.asked
     assert (request.name, request.attempt, request.step) == (LEASE.job, 2, 3)
     assert not request.HasField("checkpoint")
+
+
+async def test_a_heartbeat_without_an_answer_leaves_time_for_another(
+    leases: GrpcLeases, service: LeaseService
+) -> None:
+    service.silent_s = 3
+    began_s = time.monotonic()
+
+    with pytest.raises(Unavailable):
+        await leases.heartbeat(replace(LEASE, duration_s=3), Beat(3))
+
+    assert time.monotonic() - began_s < 3 - 1
+
+
+def test_a_dead_connection_is_replaced_while_the_lease_lasts() -> None:
+    options = dict(NODE_CHANNEL_OPTIONS)
+    found_ms = int(options["grpc.keepalive_time_ms"]) + int(options["grpc.http2.ping_timeout_ms"])
+    assert found_ms / 1000 < LeasePolicy().lease_s - 10
+    wanted_ms = dict(SERVER_OPTIONS)["grpc.http2.min_ping_interval_without_data_ms"]
+    assert options["grpc.keepalive_time_ms"] > wanted_ms, "it would be sent away"
 
 
 async def test_a_heartbeat_tells_of_what_is_stored_and_what_is_of_no_use(

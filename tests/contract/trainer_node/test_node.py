@@ -4,6 +4,8 @@ import asyncio
 import importlib.metadata
 from pathlib import Path
 
+import pytest
+
 from anneal.trainer.v1.tuning_job_pb2 import (
     TrainingParameters,
     TuningJob,
@@ -14,6 +16,8 @@ from services.common.bus_nats import NatsBus
 from services.common.testing.nats import NatsServer
 from tests.contract.trainer_node.conftest import Serve
 from tests.contract.trainer_node.world import TRAINING, World, assert_no_gap, steps_of
+
+pytestmark = pytest.mark.usefixtures("quick_engines")
 
 ALL_STEPS = list(range(1, TRAINING["max_steps"] + 1))
 
@@ -126,7 +130,7 @@ async def test_a_job_cancelled_before_its_first_step_is_cancelled_not_broken(wor
         await world.cancel(job)
         await asyncio.wait_for(world.history(job), 30)
         assert (await world.get(job)).state == TuningJob.STATE_CANCELLED
-        next_job = await world.create("second")
+        next_job = await world.create("second", max_steps=1)
         await asyncio.wait_for(world.history(next_job), 60)
         assert (await world.get(next_job)).state == TuningJob.STATE_SUCCEEDED
 

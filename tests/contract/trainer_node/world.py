@@ -39,6 +39,7 @@ TRAINING: dict[str, Any] = {
     "max_sequence_tokens": 128,
     "evaluate_every": 20,
     "checkpoint_every": 5,
+    "sample_count": 0,
 }
 SEED = 7
 

@@ -41,6 +41,21 @@ async def there_and_back_s(proxy: FaultProxy) -> float:
     return time.monotonic() - began_s
 
 
+async def test_who_is_stranded_hears_nothing_for_good_and_others_are_heard(tmp_path: Path) -> None:
+    async with proxied("port", tmp_path) as proxy:
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        writer.write(SOME)
+        await reader.readexactly(len(SOME))
+        proxy.strand()
+        await there_and_back_s(proxy)
+        proxy.heal()
+        writer.write(SOME)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await reader.readexactly(len(SOME))
+        writer.close()
+
+
 @pytest.mark.parametrize("kind", ["port", "socket"])
 async def test_latency_and_rate_count_both_ways_until_it_heals(kind: str, tmp_path: Path) -> None:
     async with proxied(kind, tmp_path) as proxy:

@@ -1,9 +1,7 @@
 """A base model small enough to train in a test, data for it, and ways to run a job."""
 
 import json
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -170,7 +168,7 @@ def run_here() -> Generator[Callable[[Job], list[Event]]]:
 
 
 class Engine:
-    """A running `python -m services.trainer.engine`, as the node sees it."""
+    """A running engine, as the node sees it."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
@@ -193,7 +191,9 @@ class Engine:
 
 
 @pytest.fixture
-def start_engine(tmp_path: Path) -> Generator[Callable[[Job | str], Engine]]:
+def start_engine(
+    quick_engine: Sequence[str], tmp_path: Path
+) -> Generator[Callable[[Job | str], Engine]]:
     """Starts the engine as a child process on a job, or on a job file of this content."""
 
     @contextmanager
@@ -201,11 +201,7 @@ def start_engine(tmp_path: Path) -> Generator[Callable[[Job | str], Engine]]:
         path = tmp_path / "job.json"
         path.write_text(text)
         with subprocess.Popen(
-            [sys.executable, "-m", "services.trainer.engine", str(path)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            [*quick_engine, str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         ) as process:
             try:
                 yield Engine(process)

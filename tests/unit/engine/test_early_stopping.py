@@ -71,7 +71,7 @@ def test_a_resumed_run_stops_at_the_same_step_with_the_same_bytes(
     stopped: tuple[Job, list[Event]], make_job: MakeJob, run_here: RunHere, tmp_path: Path
 ) -> None:
     job, events = stopped
-    for checkpoint in sorted(job.checkpoints_dir.iterdir()):
+    for checkpoint in sorted(job.checkpoints_dir.iterdir())[::3]:
         name = tmp_path / checkpoint.name
         resumed = make_job(HASTY, work_dir=name, resume_from=checkpoint)
         assert run_here(resumed)[-1] == events[-1]

@@ -32,6 +32,7 @@ def test_the_peak_keeps_what_is_gone() -> None:
     assert peak_memory_bytes(CPU) >= largest - BATCH
 
 
+@linux_only
 def test_a_finished_run_tells_its_peak_and_its_speed(make_job: MakeJob, run_here: RunHere) -> None:
     events = run_here(make_job())
     finished = events[-1]

@@ -19,8 +19,9 @@ from services.trainer.engine.events import Event, Relieved, StepDone
 from services.trainer.engine.examples import Example
 from services.trainer.engine.job import Job
 from services.trainer.engine.loader import Loader
-from services.trainer.engine.memory import in_words, relieved
+from services.trainer.engine.memory import in_words, relieved, relieved_beforehand
 from services.trainer.engine.methods import Lora
+from services.trainer.engine.plan import Plan
 from services.trainer.engine.preparation import prepare
 from services.trainer.engine.team import Team
 
@@ -99,6 +100,38 @@ def test_a_single_example_is_computed_twice_before_the_run_gives_up(
     small_machine(8)
     with pytest.raises(OutOfMemory, match="a single example of"):
         run_here(make_job())
+
+
+def test_a_run_that_memory_killed_begins_smaller_from_the_same_checkpoint(
+    make_job: MakeJob, run_here: RunHere, small_machine: Callable[[int], None], tmp_path: Path
+) -> None:
+    whole = make_job(method=DRY, work_dir=tmp_path / "whole")
+    undisturbed = run_here(whole)
+    checkpoint = whole.checkpoints_dir / "step-00000009"
+    losses = {e.step: e.loss for e in undisturbed if isinstance(e, StepDone)}
+    resumed = make_job(method=DRY, work_dir=tmp_path / "resumed", resume_from=checkpoint, reliefs=2)
+    events = run_here(resumed)
+
+    (relief,) = [event for event in events if isinstance(event, Relieved)]
+    again = {e.step: e.loss for e in events if isinstance(e, StepDone)}
+    lengths = prepare(whole).plan.lengths
+    largest = max(lengths) * whole.training.batch_size
+    assert (relief.step, min(again)) == (10, 10)
+    assert 0 < relief.micro_batch_tokens <= largest // 4
+    assert again == pytest.approx({step: losses[step] for step in again}, rel=1e-4)
+
+
+def test_reliefs_beforehand_are_those_of_the_largest_batch_and_end_at_the_least() -> None:
+    plan = Plan((10, 20, 40, 40, 10), seed=0, batch_size=2)
+    by_tokens = Plan((10, 20, 40, 40, 10), seed=0, batch_size=2, batch_tokens=120)
+
+    def limits(of: Plan, mode: str) -> list[tuple[int, bool]]:
+        found = [relieved_beforehand(Progress(), of, 1, mode, times) for times in range(4)]
+        return [(one.micro_batch_tokens, one.recompute) for one in found]
+
+    assert limits(plan, "off") == [(0, False), (40, False), (40, False), (40, False)]
+    assert limits(plan, "auto") == [(0, False), (40, False), (40, True), (40, True)]
+    assert limits(by_tokens, "off")[:2] == [(0, False), (60, False)]
 
 
 def test_relief_comes_in_steps_and_ends() -> None:

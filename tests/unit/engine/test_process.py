@@ -1,5 +1,6 @@
 """The engine as the node meets it: a child process with a pipe, signals and an exit code."""
 
+import gc
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import pytest
 from services.trainer.engine.__main__ import classify
 from services.trainer.engine.events import Event
 from services.trainer.engine.job import Job, job_json
-from services.trainer.engine.process import ExitCode
+from services.trainer.engine.process import ExitCode, collector_at_rest
 
 MakeJob = Callable[..., Job]
 Start = Callable[[Job | str], Any]
@@ -88,7 +89,7 @@ def test_the_engine_dies_with_its_parent(make_job: MakeJob, tmp_path: Path) -> N
         "import subprocess, sys, time\n"
         "command = [sys.executable, '-m', 'services.trainer.engine', sys.argv[1]]\n"
         "print(subprocess.Popen(command).pid, file=sys.stderr, flush=True)\n"
-        "time.sleep(60)\n"
+        "time.sleep(100)\n"
     )
     root = Path(__file__).parents[3]
     with subprocess.Popen(
@@ -165,6 +166,17 @@ def test_memory_is_told_apart_from_other_errors(
 ) -> None:
     failed, exit_code = classify(error)
     assert (failed.kind, exit_code) == (kind, code)
+
+
+def test_the_collector_rests_during_imports_and_goes_on_after_one_that_fails() -> None:
+    def fail_to_import() -> None:
+        with collector_at_rest():
+            assert not gc.isenabled()
+            raise ModuleNotFoundError
+
+    with pytest.raises(ModuleNotFoundError):
+        fail_to_import()
+    assert gc.isenabled()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's tunables")

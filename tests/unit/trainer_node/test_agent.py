@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, cast
 
+from services.common.faults import Unavailable
 from services.trainer.node.agent import Agent
 from services.trainer.node.attempt import Attempt
 from services.trainer.node.engines import WarmEngines
@@ -21,15 +22,23 @@ class Queue:
     def __init__(self, *leases: Lease) -> None:
         self.leases = list(leases)
         self.offered: list[int] = []
+        self.unheard: Lease | Exception | None = None
+        self.asked = asyncio.Event()
 
     async def claim(self, wait_s: float, free_devices: int) -> Lease | None:
         self.offered.append(free_devices)
+        self.asked.set()
         fitting = [one for one in self.leases if one.device_count <= free_devices]
         if not fitting:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(60 if self.unheard else 0.01)
             return None
         self.leases.remove(fitting[0])
         return fitting[0]
+
+    async def granted(self) -> Lease | None:
+        if isinstance(self.unheard, Exception):
+            raise self.unheard
+        return self.unheard
 
 
 class Work:
@@ -104,6 +113,28 @@ async def test_each_job_has_gpus_of_its_own_and_gives_them_back() -> None:
     assert host.work["c"].gpus == ("3", "0")
 
     await host.stopped()
+
+
+async def test_an_agent_hands_back_what_it_was_granted_while_it_stopped() -> None:
+    queue = Queue()
+    queue.unheard = lease("a")
+    host = Host(queue, Room(1))
+    await queue.asked.wait()
+
+    await host.stopped()
+
+    assert host.work["a"].cause is Cause.NODE_STOPPING
+
+
+async def test_an_agent_stops_also_if_nobody_says_what_it_was_granted() -> None:
+    queue = Queue()
+    queue.unheard = Unavailable("TRAINER_DOWN", "away")
+    host = Host(queue, Room(1))
+    await queue.asked.wait()
+
+    await host.stopped()
+
+    assert host.work == {}
 
 
 async def test_a_stopped_agent_waits_for_what_it_has_and_takes_no_more() -> None:

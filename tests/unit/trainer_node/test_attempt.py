@@ -27,6 +27,25 @@ async def test_a_finished_engine_makes_a_result_of_its_artifacts(world: World) -
     assert result.metrics == {"steps": 9, "training_loss": 1, "best_loss": 1}
 
 
+async def test_an_engine_begins_smaller_once_for_each_time_memory_ran_out_since(
+    world: World,
+) -> None:
+    tell = 'emit("failed", kind="error", message=str(job["reliefs"]))'
+    anew = await world.run(tell, out_of_memory_attempts=(1, 2, 3))
+    world.leases.told.clear()
+    checkpoint = StoredCheckpoint(2, 5, await world.store(state="5"), 0)
+    owned = world.blobs.owned_by(f"tuning-jobs/{UID}/2-5")
+    for file in Manifest.parse(await world.blobs.read(checkpoint.manifest_digest)).files:
+        await owned.put(await world.blobs.read(file.sha256))
+    await owned.put(await world.blobs.read(checkpoint.manifest_digest))
+
+    on = await world.run(tell, checkpoints=[checkpoint], out_of_memory_attempts=(1, 2, 3))
+
+    assert isinstance(anew, Failure)
+    assert isinstance(on, Failure)
+    assert (anew.message.split()[0], on.message.split()[0]) == ("3", "2")
+
+
 async def test_artifacts_that_are_whole_count_however_the_engine_leaves_then(world: World) -> None:
     assert isinstance(await world.run("finish(); os.kill(os.getpid(), signal.SIGSEGV)"), Result)
 

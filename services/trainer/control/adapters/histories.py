@@ -1,8 +1,8 @@
 """Attempts and events as rows."""
 
-from collections.abc import Collection, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 
-from sqlalchemy import ColumnElement, Update, insert
+from sqlalchemy import ColumnElement, Update, bindparam, insert
 from sqlmodel import col, select, update
 
 from anneal.trainer.v1.tuning_job_pb2 import TuningJobEvent
@@ -19,6 +19,9 @@ from services.trainer.control.domain.resumes import StepLoss
 
 _FRESH = {"populate_existing": True}
 _DIRECT = {"synchronize_session": False}
+_ATTEMPTS = AttemptRow.metadata.tables["attempts"]
+_CLAIMED_UNDER = select(*_ATTEMPTS.c).where(_ATTEMPTS.c.request_id == bindparam("of"))
+_NEW_EVENT = insert(EventRow)
 
 
 class SqlAttempts:
@@ -40,7 +43,9 @@ class SqlAttempts:
         return found
 
     async def claimed_under(self, request_id: str) -> Attempt | None:
-        return await self._one(col(AttemptRow.request_id) == request_id)
+        connection = await self._session.connection()
+        row = (await connection.execute(_CLAIMED_UNDER, {"of": request_id})).one_or_none()
+        return None if row is None else attempt(row)
 
     async def release(self, request_id: str) -> None:
         theirs = update(AttemptRow).where(col(AttemptRow.request_id) == request_id)
@@ -83,17 +88,16 @@ class SqlHistory:
 
     async def add_change(self, change: StateChange) -> None:
         job = change.after
-        event = EventRow(
-            job=str(job.name),
-            sequence=job.event_count,
-            attempt=job.attempt,
-            number=None,
-            step=None,
-            time=job.update_time,
-            payload=to_proto.state_event(change).SerializeToString(),
-        )
-        self._session.add(event)
-        await self._session.flush()
+        event = {
+            "job": str(job.name),
+            "sequence": job.event_count,
+            "attempt": job.attempt,
+            "number": None,
+            "step": None,
+            "time": job.update_time,
+            "payload": to_proto.state_event(change).SerializeToString(),
+        }
+        await self._add([event])
 
     async def known(self, job: TuningJobName, places: Sequence[Place]) -> Set[Place]:
         numbers = [number for _, number in places]
@@ -114,8 +118,7 @@ class SqlHistory:
 
     async def add_telemetry(self, told: Sequence[Telemetry], sequence: int) -> None:
         rows = [_values(event, place) for place, event in enumerate(told, sequence)]
-        connection = await self._session.connection()
-        await connection.execute(insert(EventRow), rows)
+        await self._add(rows)
 
     async def after(self, job: TuningJobName, sequence: int, limit: int) -> Sequence[HistoryEntry]:
         wanted = (
@@ -125,6 +128,10 @@ class SqlHistory:
             .limit(limit)
         )
         return [HistoryEntry(*row) for row in await self._session.exec(wanted)]
+
+    async def _add(self, rows: Sequence[Mapping[str, object]]) -> None:
+        connection = await self._session.connection()
+        await connection.execute(_NEW_EVENT, rows)
 
 
 def _values(told: Telemetry, sequence: int) -> dict[str, object]:

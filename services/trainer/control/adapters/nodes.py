@@ -7,12 +7,18 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import or_
-from sqlmodel import col, select, update
+from sqlalchemy import Row, bindparam, exists, not_, or_
+from sqlmodel import col, delete, select, update
 from sqlmodel.sql.expression import SelectOfScalar
 
 from services.common.store import Session, insert_new
-from services.trainer.control.adapters.tables import JobRow, NodeRow, ResidualRow, in_states
+from services.trainer.control.adapters.tables import (
+    AttemptRow,
+    JobRow,
+    NodeRow,
+    ResidualRow,
+    in_states,
+)
 from services.trainer.control.domain.estimation.devices import Device, DeviceKind
 from services.trainer.control.domain.estimation.residuals import LEAST_RATIO, MOST_RATIO, Residual
 from services.trainer.control.domain.names import TuningJobName
@@ -20,9 +26,11 @@ from services.trainer.control.domain.nodes import Capabilities, Node, Offer, Sch
 from services.trainer.control.domain.settings import Backend
 from services.trainer.control.domain.states import HELD
 
+_NODES = NodeRow.metadata.tables["nodes"]
 _FRESH = {"populate_existing": True}
 _DIRECT = {"synchronize_session": False}
 _HELD = in_states(HELD)
+_HOLD = select(*_NODES.c).where(_NODES.c.name == bindparam("of")).with_for_update()
 
 
 class SqlNodes:
@@ -60,13 +68,23 @@ class SqlNodes:
         wanted = select(NodeRow.schedule).where(NodeRow.name == name)
         return Schedule((await self._session.exec(wanted)).one_or_none() or Schedule.OPEN)
 
-    async def hold_schedule(self, name: str) -> Schedule:
-        wanted = select(NodeRow.schedule).where(NodeRow.name == name).with_for_update()
-        return Schedule((await self._session.exec(wanted)).one_or_none() or Schedule.OPEN)
+    async def hold(self, name: str) -> tuple[Offer | None, Schedule]:
+        connection = await self._session.connection()
+        row = (await connection.execute(_HOLD, {"of": name})).one_or_none()
+        return (None, Schedule.OPEN) if row is None else (_offer(row), Schedule(row.schedule))
 
     async def set_schedule(self, name: str, schedule: Schedule) -> None:
         row = update(NodeRow).where(col(NodeRow.name) == name).values(schedule=schedule.value)
         await self._session.exec(row, execution_options=_DIRECT)
+
+    async def forget(self, before: datetime) -> Sequence[str]:
+        since = or_(col(AttemptRow.end_time).is_(None), col(AttemptRow.end_time) >= before)
+        busy = exists().where(col(AttemptRow.node) == col(NodeRow.name), since)
+        gone = delete(NodeRow).where(col(NodeRow.update_time) < before, not_(busy))
+        names = await self._session.exec(
+            gone.returning(col(NodeRow.name)), execution_options=_DIRECT
+        )
+        return sorted(names.scalars())
 
     async def node(self, name: str, since: datetime) -> Node | None:
         wanted = select(NodeRow).where(NodeRow.name == name)
@@ -133,7 +151,7 @@ def _node(row: NodeRow, jobs: Sequence[TuningJobName], since: datetime) -> Node:
     return Node(_offer(row), Schedule(row.schedule), tuple(jobs), there)
 
 
-def _offer(row: NodeRow) -> Offer:
+def _offer(row: NodeRow | Row[Any]) -> Offer:
     backends = frozenset(Backend(word) for word in json.loads(row.backends))
     return Offer(
         node=row.name,

@@ -1,24 +1,33 @@
 """The queue as SQL: which lines there are, the head of one, and what projects have taken."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import exists, func, literal, tuple_
+from sqlalchemy import CursorResult, Executable, exists, func, literal, tuple_
 from sqlmodel import col, select, update
 from structlog.typing import FilteringBoundLogger
 
 from services.common.columns import UtcDateTime
 from services.common.store import Session, insert_new
 from services.trainer.control.adapters import outlooks
+from services.trainer.control.adapters.claim_sql import (
+    HOLD_SHARE,
+    LOCK,
+    PUT_SHARE,
+    SERVE,
+    STANDINGS,
+    TAKE,
+    WAITING,
+)
 from services.trainer.control.adapters.rows import tuning_job
 from services.trainer.control.adapters.tables import JobRow, ProjectRow, QueueRow, in_states
 from services.trainer.control.domain.job import TuningJob
 from services.trainer.control.domain.names import TuningJobName
 from services.trainer.control.domain.nodes import Offer
 from services.trainer.control.domain.queue.forecast import Outlook
-from services.trainer.control.domain.queue.lines import Line, line_named, line_of
+from services.trainer.control.domain.queue.lines import Line, is_line_of, line_named, line_of
 from services.trainer.control.domain.queue.shares import Quota, Share, Waiting
 from services.trainer.control.domain.states import ACTIVE, HELD, State
 
@@ -26,7 +35,7 @@ log: FilteringBoundLogger = structlog.get_logger(__name__)
 
 _FRESH = {"populate_existing": True}
 _DIRECT = {"synchronize_session": False}
-_CLAIM_LOCK = 0x616E6E65616C03
+_AT_ANY_TIME = datetime(9999, 1, 1, tzinfo=UTC)
 _QUEUED = in_states({State.QUEUED})
 _ACTIVE = in_states(ACTIVE)
 _HELD = in_states(HELD)
@@ -39,30 +48,17 @@ class SqlQueue:
         self._session = session
 
     async def waiting(self, now: datetime) -> Sequence[Waiting]:
-        """Leaps through the index from line to line: the cost grows with the lines alone."""
-        first = select(func.min(JobRow.line).label("line")).where(_QUEUED)
-        lines = first.cte("lines", recursive=True)
-        following = (
-            select(func.min(JobRow.line))
-            .where(_QUEUED, col(JobRow.line) > lines.c.line)
-            .correlate(lines)
-            .scalar_subquery()
-        )
-        lines = lines.union_all(select(following).where(lines.c.line.is_not(None)))
-        head = (
-            select(JobRow.create_time, JobRow.ready_time)
-            .where(_QUEUED, col(JobRow.line) == lines.c.line, col(JobRow.ready_time) <= now)
-            .order_by(col(JobRow.create_time), col(JobRow.name))
-            .limit(1)
-            .correlate(lines)
-        )
-        created, ready = (head.with_only_columns(time) for time in head.selected_columns)
-        rows = await self._session.exec(
-            select(lines.c.line, created.scalar_subquery(), ready.scalar_subquery()).where(
-                lines.c.line.is_not(None)
-            )
-        )
-        return [Waiting(line, *times) for line, times in _readable(rows) if None not in times]
+        rows = await self._executed(WAITING[self._dialect], {"at_time": now})
+        return [
+            Waiting(line, since, ready_since)
+            for key, since, ready_since in rows
+            if since is not None and (line := _line(key)) is not None
+        ]
+
+    async def standings(self) -> tuple[Mapping[str, Share], Mapping[str, int]]:
+        rows = (await self._executed(STANDINGS)).all()
+        shares = {row.project: _share(row) for row in rows}
+        return shares, {row.project: row.running_jobs for row in rows}
 
     async def running_jobs(self) -> Mapping[str, int]:
         counts = select(JobRow.project, func.count()).where(_HELD).group_by(col(JobRow.project))
@@ -76,6 +72,15 @@ class SqlQueue:
         counted = select(func.count()).select_from(theirs.subquery())
         return (await self._session.exec(counted)).one()
 
+    async def has_line(self, line: Line) -> bool:
+        waits = exists().where(_QUEUED, col(JobRow.line) == line.key)
+        return (await self._session.exec(select(waits))).one()
+
+    async def line_count(self, project: str) -> int:
+        """Leaps from line to line of all projects, as `waiting` does."""
+        rows = await self._executed(WAITING[self._dialect], {"at_time": _AT_ANY_TIME})
+        return sum(is_line_of(key, project) for key, *_ in rows)
+
     async def is_active(self, project: str) -> bool:
         active = exists().where(_ACTIVE, col(JobRow.project) == project)
         return (await self._session.exec(select(active))).one()
@@ -87,62 +92,37 @@ class SqlQueue:
 
     async def claim_alone(self) -> None:
         """SQLite has one writer anyhow."""
-        connection = await self._session.connection()
-        if connection.dialect.name == "postgresql":
-            await connection.execute(select(func.pg_advisory_xact_lock(_CLAIM_LOCK)))
+        if self._dialect == "postgresql":
+            await self._executed(LOCK)
 
     async def hold(self, project: str) -> Share:
-        wanted = select(ProjectRow).where(col(ProjectRow.project) == project).with_for_update()
-        row = (await self._session.exec(wanted, execution_options=_FRESH)).one_or_none()
+        row = (await self._executed(HOLD_SHARE, {"of": project})).one_or_none()
         if row is None:
             await insert_new(self._session, ProjectRow, _values(Share(project)))
-            row = (await self._session.exec(wanted, execution_options=_FRESH)).one()
+            row = (await self._executed(HOLD_SHARE, {"of": project})).one()
         return _share(row)
 
     async def put(self, share: Share) -> None:
-        row = update(ProjectRow).where(col(ProjectRow.project) == share.project)
-        await self._session.exec(row.values(_values(share)), execution_options=_DIRECT)
+        await self._executed(PUT_SHARE, {"of": share.project, **_values(share)})
 
     async def served_s(self) -> float:
         return (await self._session.exec(select(QueueRow.virtual_time_s))).one_or_none() or 0.0
 
     async def serve(self, virtual_time_s: float) -> None:
-        if await insert_new(self._session, QueueRow, {"id": 1, "virtual_time_s": virtual_time_s}):
-            return
-        behind = update(QueueRow).where(col(QueueRow.virtual_time_s) < virtual_time_s)
-        moved = behind.values(virtual_time_s=virtual_time_s)
-        await self._session.exec(moved, execution_options=_DIRECT)
+        row = {"id": 1, "virtual_time_s": virtual_time_s}
+        await self._executed(SERVE[self._dialect], row)
 
     async def take(
-        self, line: Line, node: str, now: datetime, lease: timedelta
+        self, line: Line, node: str, now: datetime, lease: timedelta, charged_s: float
     ) -> TuningJob | None:
-        head = (
-            select(JobRow.name)
-            .where(_QUEUED, col(JobRow.line) == line.key, col(JobRow.ready_time) <= now)
-            .order_by(col(JobRow.create_time), col(JobRow.name))
-            .limit(1)
-            .with_for_update(skip_locked=True)
-        )
-        taken = (
-            update(JobRow)
-            .where(col(JobRow.name) == head.scalar_subquery(), _QUEUED)
-            .values(
-                state=State.RUNNING.value,
-                attempt=col(JobRow.attempt) + 1,
-                event_count=col(JobRow.event_count) + 1,
-                attempt_event_count=0,
-                failure=None,
-                node=node,
-                claim_time=now,
-                charged_s=0.0,
-                lease_expire_time=now + lease,
-                start_time=func.coalesce(col(JobRow.start_time), literal(now, UtcDateTime())),
-                update_time=now,
-            )
-            .returning(JobRow)
-        )
-        rows = await self._session.exec(taken, execution_options=_DIRECT | _FRESH)
-        row = rows.scalar_one_or_none()
+        granted = {
+            "of_line": line.key,
+            "by_node": node,
+            "charge_s": charged_s,
+            "at_time": now,
+            "until": now + lease,
+        }
+        row = (await self._executed(TAKE, granted)).one_or_none()
         return None if row is None else tuning_job(row)
 
     async def running(self) -> Sequence[TuningJob]:
@@ -179,18 +159,29 @@ class SqlQueue:
             virtual_time_s=await self.served_s(),
         )
 
+    @property
+    def _dialect(self) -> str:
+        return self._session.get_bind().dialect.name
+
+    async def _executed(
+        self, statement: Executable, values: Mapping[str, object] | None = None
+    ) -> CursorResult[*tuple[Any, ...]]:
+        """Past the session's objects, which are of no use to a claim."""
+        connection = await self._session.connection()
+        return await connection.execute(statement, values)
+
 
 def _line_of(job: TuningJob) -> str:
     return line_of(job.name.project, job.spec.settings).key
 
 
-def _readable(rows: Iterable[Any]) -> Iterator[tuple[Line, tuple[datetime, datetime]]]:
-    """But for lines of jobs that a replica of another version has queued."""
-    for key, *times in rows:
-        try:
-            yield line_named(key), (times[0], times[1])
-        except ValueError:
-            log.warning("queue.line_unknown", line=key)
+def _line(key: str) -> Line | None:
+    """None for one of jobs that a replica of another version has queued."""
+    try:
+        return line_named(key)
+    except ValueError:
+        log.warning("queue.line_unknown", line=key)
+        return None
 
 
 def _values(share: Share) -> dict[str, object]:
@@ -208,6 +199,6 @@ def _values(share: Share) -> dict[str, object]:
     }
 
 
-def _share(row: ProjectRow) -> Share:
+def _share(row: Any) -> Share:
     quota = Quota(row.max_running_jobs, row.max_queued_jobs, row.max_device_hours_a_day, row.weight)
     return Share(row.project, quota, row.pass_s, row.used_s, row.used_today_s, row.day)

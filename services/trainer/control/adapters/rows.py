@@ -5,6 +5,8 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
+from sqlalchemy import Row
+
 from services.trainer.control.adapters.tables import AttemptRow, JobRow
 from services.trainer.control.domain.attempts import Attempt
 from services.trainer.control.domain.endings import Cause, Failure
@@ -83,7 +85,7 @@ def changing_values(job: TuningJob) -> Values:
     }
 
 
-def tuning_job(row: JobRow) -> TuningJob:
+def tuning_job(row: JobRow | Row[Any]) -> TuningJob:
     return TuningJob(
         name=TuningJobName.parse(row.name),
         uid=row.uid,
@@ -121,7 +123,7 @@ def attempt_values(attempt: Attempt) -> Values:
     }
 
 
-def attempt(row: AttemptRow) -> Attempt:
+def attempt(row: AttemptRow | Row[Any]) -> Attempt:
     return Attempt(
         job=TuningJobName.parse(row.job),
         number=row.number,

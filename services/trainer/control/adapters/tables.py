@@ -163,12 +163,14 @@ class CheckpointRow(Row, table=True):
 
 
 class ReleaseRow(Row, table=True):
-    """An owner of blobs that nobody needs any more from `due_time` on; gone when they are."""
+    """An owner of blobs that nobody needs any more from `due_time` on; gone when they are, or if
+    there is an `again_time`, once they were removed then too."""
 
     __tablename__: ClassVar[Any] = "releases"
 
     owner: str = Field(primary_key=True)
     due_time: datetime = Field(sa_type=UtcDateTime, index=True)
+    again_time: datetime | None = Field(sa_type=UtcDateTime)
 
 
 class ProjectRow(Row, table=True):

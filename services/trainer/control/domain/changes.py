@@ -1,6 +1,6 @@
 """A change of a job, written as a whole: its row, its history, and the news of it."""
 
-from services.trainer.control.domain.job import FAILED_KEEPS, TuningJob
+from services.trainer.control.domain.job import FAILED_KEEPS, STRAGGLING, TuningJob
 from services.trainer.control.domain.ports import StateChange, Unit
 from services.trainer.control.domain.states import FINAL, State
 
@@ -25,7 +25,7 @@ async def _let_go(unit: Unit, job: TuningJob) -> None:
     if job.state is State.FAILED:
         await unit.checkpoints.release_later(job, job.update_time + FAILED_KEEPS)
     else:
-        await unit.checkpoints.release_all(job)
+        await unit.checkpoints.release_all(job, job.update_time + STRAGGLING)
 
 
 async def record(unit: Unit, change: StateChange) -> None:

@@ -93,6 +93,20 @@ class QueueQuotaReached(ResourceExhausted):
         )
 
 
+class QueueLinesReached(ResourceExhausted):
+    """The project's waiting jobs ask for as many different things as they may."""
+
+    def __init__(self, project: str, limit: int) -> None:
+        super().__init__(
+            "QUEUE_LINES_REACHED",
+            f"the waiting jobs of projects/{project} differ in priority, backend, method and "
+            f"requirements in {limit} ways, as many as may be; ask for the same as one that waits "
+            "(tuning_job.requirements), or wait for some to begin",
+            resource=f"projects/{project}",
+            max_lines=limit,
+        )
+
+
 class StaleAttempt(Aborted):
     """The attempt has ended: its node stops, and writes no more."""
 

@@ -42,6 +42,8 @@ _LONGEST_RETRY_DELAY = timedelta(seconds=60)
 
 FAILED_KEEPS = timedelta(days=7)
 """How long a FAILED job has its checkpoints, in case that it is retried."""
+STRAGGLING = timedelta(days=1)
+"""For how long a node that can not hear of a job's end may go on, up to its next checkpoint."""
 _REMOVED_SOON = timedelta(hours=1)
 
 

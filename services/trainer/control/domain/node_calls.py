@@ -76,6 +76,7 @@ class ClaimCall(NodeCall):
     labels: dict[LabelWord, LabelWord] = Field(default_factory=dict[str, str], max_length=64)
     free_devices: int = Field(default=1, ge=0, le=MAX_DEVICES)
     capabilities: ToldCapabilities | None = None
+    stopping: bool = False
 
     def claim(self) -> Claim:
         return Claim(
@@ -86,6 +87,7 @@ class ClaimCall(NodeCall):
             labels=self.labels,
             free_devices=self.free_devices,
             capabilities=self.capabilities.value() if self.capabilities else None,
+            stopping=self.stopping,
         )
 
     def offered(self) -> frozenset[Backend]:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -25,6 +26,8 @@ from services.trainer.control.domain.settings import Backend
 from services.trainer.control.domain.signals import Signals, wait
 from services.trainer.control.domain.states import HELD, Directive, State
 from services.trainer.control.domain.sweeps.trials import hold_to_end, tell_sweep
+
+_MOST_TOLD = 100
 
 log: FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -55,7 +58,7 @@ class LeasePolicy:
 @dataclass(frozen=True)
 class Claim:
     """Who asks for work, and what it has to do it on and with. With a `request_id`, asking again
-    gives the same lease."""
+    gives the same lease; a node that is `stopping` gets no other."""
 
     node: str
     request_id: str = ""
@@ -64,6 +67,7 @@ class Claim:
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     free_devices: int = 1
     capabilities: Capabilities | None = None
+    stopping: bool = False
 
     def offer(self, now: datetime) -> Offer:
         return Offer(
@@ -79,11 +83,13 @@ class Claim:
 
 @dataclass(frozen=True)
 class Lease:
-    """A job that was just claimed, what a training of it can go on from, and what is wanted."""
+    """A job that was just claimed, what a training of it can go on from, and what is wanted. In the
+    `out_of_memory` attempts memory ran out."""
 
     job: TuningJob
     checkpoints: Checkpoints
     directive: Directive
+    out_of_memory: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,17 +128,18 @@ class NodeLeases:
     async def claim(self, claim: Claim, wait_s: float) -> Lease | None:
         """The job whose turn it is, of those that the node can train, RUNNING under a new attempt;
         None if none came within `wait_s`."""
+        if claim.stopping:
+            return await self._granted(claim)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_s
-        await self._hear_of(claim)
-        while True:
-            work_waits = self._signals.work_waits.listen()
-            if (lease := await self._claimed(claim)) is not None:
-                return lease
-            left = deadline - loop.time()
-            if left <= 0:
-                return None
+        work_waits = self._signals.work_waits.listen()
+        lease = await self._claimed(claim)
+        while lease is None and (left := deadline - loop.time()) > 0:
             await wait(work_waits, min(left, self.policy.claim_poll_s))
+            work_waits = self._signals.work_waits.listen()
+            if await self._has_work(claim):
+                lease = await self._claimed(claim)
+        return lease
 
     async def heartbeat(self, name: TuningJobName, attempt: int, beat: Beat) -> Kept:
         """Keeps the lease for its full length from now. Raises StaleAttempt."""
@@ -176,43 +183,66 @@ class NodeLeases:
     async def run_reaper(self) -> None:
         """Reaps until it is cancelled, and goes on after outages of the database.
 
-        It begins a whole lease after the start: while the service was away, no node could keep its
-        lease, and those that live shall come first.
+        It begins a whole lease after the start and after each outage: meanwhile no node could keep
+        its lease, and those that live shall come first.
         """
-        await asyncio.sleep(self.policy.lease_s)
+        while True:
+            await self._outage_over()
+            await asyncio.sleep(self.policy.lease_s)
+            await self._reap_until_outage()
+
+    async def _reap_until_outage(self) -> None:
         while True:
             try:
                 await self.reap()
-            except (Unavailable, Aborted) as fault:
+            except Aborted as fault:
+                log.warning("reaper.overtaken", reason=fault.reason)
+            except Unavailable as fault:
                 log.warning("reaper.paused", reason=fault.reason)
+                return
             await asyncio.sleep(self.policy.reap_every_s)
 
-    async def _hear_of(self, claim: Claim) -> None:
-        """Keeps what the node says of itself, if that is news."""
+    async def _outage_over(self) -> None:
+        """Returns when the database lets a transaction begin that writes."""
+        while True:
+            with suppress(Unavailable):
+                async with self._store.writing():
+                    return
+            await asyncio.sleep(self.policy.reap_every_s)
+
+    async def _has_work(self, claim: Claim) -> bool:
+        """Whether it is worth to ask again in a transaction that keeps others waiting."""
         async with self._store.reading() as unit:
-            offer = claim.offer(await unit.now())
-            known = await unit.nodes.find(claim.node)
-        if offer.says_more_than(known):
-            async with self._store.writing() as unit:
-                await unit.nodes.put(offer)
+            if claim.request_id and await unit.attempts.claimed_under(claim.request_id):
+                return True
+            if await unit.nodes.schedule(claim.node) is not Schedule.OPEN:
+                return False
+            now = await unit.now()
+            return bool(turns_of(await demand(unit, now), claim.offer(now), now))
+
+    async def _granted(self, claim: Claim) -> Lease | None:
+        """What the claim got before, also at this very moment: see `_heard`."""
+        async with self._store.writing() as unit:
+            await unit.nodes.hold(claim.node)
+            now = await unit.now()
+            job = await self._again(unit, claim, now)
+            return None if job is None else await _lease(unit, job, now)
 
     async def _claimed(self, claim: Claim) -> Lease | None:
-        async with self._store.reading() as unit:
-            known = bool(claim.request_id) and await unit.attempts.claimed_under(claim.request_id)
-            now = await unit.now()
-            if not known and not await _has_work(unit, claim.offer(now), now):
-                return None
         try:
             async with self._store.writing() as unit:
-                job = await self._again(unit, claim) or await self._anew(unit, claim)
+                now = await unit.now()
+                schedule = await _heard(unit, claim.offer(now))
+                job = await self._again(unit, claim, now)
+                if job is None and schedule is Schedule.OPEN:
+                    job = await self._anew(unit, claim, now)
                 if job is None:
                     return None
-                checkpoints = await unit.checkpoints.of(job.name)
-                return Lease(job, checkpoints, job.directive(await unit.now()))
+                return await _lease(unit, job, now)
         except _Twin:
             return None
 
-    async def _again(self, unit: Unit, claim: Claim) -> TuningJob | None:
+    async def _again(self, unit: Unit, claim: Claim, now: datetime) -> TuningJob | None:
         """The lease that this claim got before, if it still holds."""
         if not claim.request_id:
             return None
@@ -225,14 +255,11 @@ class NodeLeases:
         if job.state not in HELD or job.attempt != attempt.number:
             await unit.attempts.release(claim.request_id)
             return None
-        after = job.kept(await unit.now() + self.policy.lease)
+        after = job.kept(now + self.policy.lease)
         await change(unit, job, after)
         return after
 
-    async def _anew(self, unit: Unit, claim: Claim) -> TuningJob | None:
-        now = await unit.now()
-        if await unit.nodes.hold_schedule(claim.node) is not Schedule.OPEN:
-            return None
+    async def _anew(self, unit: Unit, claim: Claim, now: datetime) -> TuningJob | None:
         job = await take(unit, claim.offer(now), now, self.policy.lease)
         if job is None:
             return None
@@ -286,10 +313,29 @@ class NodeLeases:
             log.warning("lease.expired", job=str(name), attempt=job.attempt, node=job.node)
 
 
-async def _has_work(unit: Unit, offer: Offer, now: datetime) -> bool:
-    if await unit.nodes.schedule(offer.node) is not Schedule.OPEN:
-        return False
-    return bool(turns_of(await demand(unit, now), offer, now))
+async def _lease(unit: Unit, job: TuningJob, now: datetime) -> Lease:
+    checkpoints = await unit.checkpoints.of(job.name)
+    return Lease(job, checkpoints, job.directive(now), await _out_of_memory(unit, job))
+
+
+async def _out_of_memory(unit: Unit, job: TuningJob) -> tuple[int, ...]:
+    """The last attempts that ended so, those of the jobs that this one retries among them."""
+    found: list[int] = []
+    one: TuningJob | None = job
+    while one is not None and len(found) < _MOST_TOLD:
+        attempts = await unit.attempts.all_of(one.name) if one.failures else ()
+        found += [told.number for told in attempts if told.outcome == Cause.OUT_OF_MEMORY]
+        one = await unit.jobs.find(one.retry_of) if one.retry_of else None
+    return tuple(sorted(found)[-_MOST_TOLD:])
+
+
+async def _heard(unit: Unit, offer: Offer) -> Schedule:
+    """Keeps what the node says of itself, if that is news. Its schedule stays as it is until this
+    transaction has ended."""
+    known, schedule = await unit.nodes.hold(offer.node)
+    if offer.says_more_than(known):
+        await unit.nodes.put(offer)
+    return schedule
 
 
 async def _keep(unit: Unit, job: TuningJob, beat: Beat) -> None:

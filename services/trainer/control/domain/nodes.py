@@ -48,10 +48,16 @@ class Offer:
         memory_bytes = self.device.memory_bytes if self.device else 0
         return (
             line.backend in self.backends
+            and not self._fails_at(line)
             and wanted.device_count <= self.free_devices
             and wanted.device_memory_bytes <= memory_bytes
             and wanted.node_labels.items() <= self.labels.items()
         )
+
+    def _fails_at(self, line: Line) -> bool:
+        """Nodes try the methods of Anneal's own engine, and only if nothing else is to be done."""
+        failed = self.capabilities.failed_methods if self.capabilities else ()
+        return line.backend is Backend.BUILTIN and line.method in failed
 
     def says_more_than(self, known: "Offer | None") -> bool:
         """Whether it is worth a write: nodes ask again and again."""

@@ -199,12 +199,25 @@ class Queue(Protocol):
         """The lines with a job that is ready."""
         ...
 
+    async def standings(self) -> tuple[Mapping[str, Share], Mapping[str, int]]:
+        """Of the projects with jobs that wait or that nodes hold: their shares, and how many of
+        their jobs nodes hold."""
+        ...
+
     async def running_jobs(self) -> Mapping[str, int]:
         """How many jobs nodes hold, by project."""
         ...
 
     async def queued_jobs(self, project: str, limit: int) -> int:
         """How many wait, counted up to the limit."""
+        ...
+
+    async def has_line(self, line: Line) -> bool:
+        """Whether a job waits in it."""
+        ...
+
+    async def line_count(self, project: str) -> int:
+        """In how many lines its jobs wait."""
         ...
 
     async def is_active(self, project: str) -> bool:
@@ -237,10 +250,10 @@ class Queue(Protocol):
         ...
 
     async def take(
-        self, line: Line, node: str, now: datetime, lease: timedelta
+        self, line: Line, node: str, now: datetime, lease: timedelta, charged_s: float
     ) -> TuningJob | None:
         """Gives `node` the first job of the line that is ready and that nobody holds, RUNNING under
-        its next attempt."""
+        its next attempt, for which its project is charged so much."""
         ...
 
     async def running(self) -> Sequence[TuningJob]:
@@ -308,8 +321,9 @@ class JobCheckpoints(Protocol):
         """They are the job's no more."""
         ...
 
-    async def release_all(self, job: TuningJob) -> None:
-        """Those of a job that has ended, and what its attempts stored and never told."""
+    async def release_all(self, job: TuningJob, again: datetime) -> None:
+        """Those of a job that has ended, and what its attempts stored and never told; at `again`
+        also what they have stored since."""
         ...
 
     async def release_later(self, job: TuningJob, due: datetime) -> None:
@@ -325,7 +339,7 @@ class JobCheckpoints(Protocol):
         ...
 
     async def forget(self, owner: str) -> None:
-        """Its blobs are removed."""
+        """Its blobs are removed; it is heard of again if they are to be once more."""
         ...
 
 
@@ -354,13 +368,18 @@ class Nodes(Protocol):
         """OPEN of one that is not known."""
         ...
 
-    async def hold_schedule(self, name: str) -> Schedule:
-        """As `schedule`; nobody else changes it until this transaction has ended."""
+    async def hold(self, name: str) -> tuple[Offer | None, Schedule]:
+        """As `find` and `schedule`; nobody else changes them until this transaction has ended."""
         ...
 
     async def set_schedule(self, name: str, schedule: Schedule) -> None: ...
 
     async def node(self, name: str, since: datetime) -> Node | None: ...
+
+    async def forget(self, before: datetime) -> Sequence[str]:
+        """Removes those that have not asked for work since then, and have held no lease since.
+        Returns their names."""
+        ...
 
     async def listed(self, after: str, limit: int, since: datetime) -> Sequence[Node]:
         """Those behind `after`, by name. One is there that asked for work since then."""

@@ -14,7 +14,8 @@ log: FilteringBoundLogger = structlog.get_logger(__name__)
 
 class Releases:
     """An owner is forgotten when its blobs are gone: whatever comes between is done again, by this
-    replica or another."""
+    replica or another. Those of a job that has ended are removed twice, a day apart: a node that
+    has lost its lease and can not hear of it goes on up to its next checkpoint."""
 
     def __init__(self, store: Store, blobs: CheckpointBlobs, every_s: float = 5.0) -> None:
         self._store = store

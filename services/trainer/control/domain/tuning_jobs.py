@@ -160,7 +160,8 @@ class TuningJobs:
         return await self._moved(name, etag, TuningJob.paused)
 
     async def resume(self, name: TuningJobName, etag: str) -> TuningJob:
-        """Raises as `cancel`."""
+        """Raises as `cancel`, QueueQuotaReached and QueueLinesReached: it enters the queue as a new
+        one does."""
         return await self._moved(name, etag, TuningJob.resumed)
 
     async def _moved(
@@ -173,7 +174,7 @@ class TuningJobs:
             if after is job:
                 return job
             if after.state is State.QUEUED:
-                await join(unit, name.project, limited=False)
+                await join(unit, after)
             await change(unit, job, after)
             return await tell_sweep(unit, after, None)
 
@@ -218,7 +219,7 @@ class TuningJobs:
         require_future(retry.deadline_time, now, "deadline_time")
         failed = existing(retry.name, await unit.jobs.hold(retry.name))
         job = failed.retried(name, self._ids.uid(), retry.deadline_time, now)
-        await join(unit, name.project)
+        await join(unit, job)
         await enter(unit, job)
         await change(unit, failed, replace(failed, retried_as=name))
         if job.origins:
@@ -252,7 +253,7 @@ class TuningJobs:
             if made is not None:
                 return await _named(unit, made)
             job = await self._queued(unit, name, spec)
-            await join(unit, name.project)
+            await join(unit, job)
             await enter(unit, job)
             await unit.requests.settle(request, str(name))
         return job

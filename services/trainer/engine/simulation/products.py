@@ -92,6 +92,7 @@ def product_of(func: Any, args: Sequence[Any]) -> Product | None:
 def kernel_bytes(products: Set[Product], shape: Shape, shapes: Set[Shape]) -> int:
     """What the libraries hold for products once batches of all `shapes` have been computed, of
     which one of `shape` takes these `products`."""
+    gc.collect()  # once: what is computed below leaves no garbage
     of_labels = {p for p in products if p.has(shape.labels)}
     of_tokens = {p for p in products if p.has(shape.tokens)} - of_labels
     of_shape = products - of_labels - of_tokens
@@ -121,7 +122,6 @@ def _measured(products: Iterable[Product]) -> int:
 
 def _settled_bytes() -> int:
     """What is resident when all that is free has gone back to the kernel."""
-    gc.collect()
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
     return resident_bytes()

@@ -1,9 +1,11 @@
 """Which waiting jobs stand in the same line."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.trainer.control.domain.queue.lines import Line, line_named, line_of
+from services.trainer.control.domain.queue.lines import Line, is_line_of, line_named, line_of
 from services.trainer.control.domain.queue.requirements import Priority, Requirements
 from services.trainer.control.domain.settings import Backend, JobSettings
 from tests.unit.trainer_control.queue.waiting_jobs import line
@@ -20,6 +22,7 @@ LINES = st.builds(
         device_count=st.integers(1, 64),
         device_memory_bytes=st.integers(0, 2**63 - 1),
     ),
+    method=st.sampled_from(["", "full", "lora"]),
 )
 
 
@@ -45,4 +48,18 @@ def test_a_job_stands_in_the_line_of_its_project_and_demands() -> None:
         {"method": {"kind": "lora"}, "priority": "HIGH", "requirements": {"device_count": 2}}
     )
 
-    assert line_of("p", settings) == line("p", Priority.HIGH, device_count=2)
+    wanted = replace(line("p", Priority.HIGH, device_count=2), method="lora")
+    assert line_of("p", settings) == wanted
+
+
+def test_the_name_that_an_earlier_version_gave_a_line_is_still_its_name() -> None:
+    earlier = '["p","NORMAL","BUILTIN",1,0,[["gpu","h200"]]]'
+
+    assert line_named(earlier) == line("p", node_labels={"gpu": "h200"})
+    assert line_named(earlier).key == earlier
+
+
+@given(LINES, st.text(min_size=1, max_size=20))
+def test_the_name_of_a_line_tells_whose_it_is(one: Line, other: str) -> None:
+    assert is_line_of(one.key, one.project)
+    assert is_line_of(one.key, other) == (one.project == other)

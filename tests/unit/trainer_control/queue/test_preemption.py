@@ -42,6 +42,14 @@ def test_a_job_of_lower_priority_makes_room_before_one_that_began_later() -> Non
     assert chosen(demand(URGENT), running(1), running(3, priority="LOW")) == ["job-3"]
 
 
+def test_a_job_that_would_lose_its_steps_makes_room_only_if_no_other_can() -> None:
+    loses = running(1, priority="LOW", backend="UNSLOTH")
+
+    assert chosen(demand(URGENT), loses, running(2), running(3, priority="HIGH")) == ["job-2"]
+    assert chosen(demand(URGENT), loses, running(3, priority="HIGH")) == ["job-3"]
+    assert chosen(demand(URGENT), loses) == ["job-1"]
+
+
 def test_no_job_makes_room_for_anything_but_an_urgent_one() -> None:
     assert chosen(demand(waiting(line("hasty", Priority.HIGH))), running(1)) == []
 

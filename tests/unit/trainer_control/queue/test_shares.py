@@ -103,6 +103,25 @@ def test_who_comes_back_has_had_as_much_as_the_queue_has_come_to() -> None:
     assert share("a", 35).after_joining(30).pass_s == 35
 
 
+@pytest.mark.parametrize(("before", "after"), [(0.01, 1.0), (1.0, 0.01), (100, 0.01)])
+def test_a_job_costs_its_project_the_same_if_the_weight_changes_while_it_runs(
+    before: float, after: float
+) -> None:
+    come_to = 1_000.0
+    charged = share("a", come_to, weight=before).charged(64 * QUANTUM_S, NOW)
+
+    settled = charged.under(Quota(weight=after), come_to).charged(-63 * QUANTUM_S, NOW)
+
+    assert settled.used_s == QUANTUM_S
+    assert settled.pass_s == pytest.approx(come_to + QUANTUM_S / after)
+
+
+def test_a_quota_of_the_same_weight_moves_nobody() -> None:
+    behind = share("a", 50, weight=3)
+
+    assert behind.under(Quota(max_running_jobs=1, weight=3), 70).pass_s == pytest.approx(50)
+
+
 def test_a_credit_brings_the_queue_no_further_and_a_debt_holds_it_back() -> None:
     one = demand(shares=(share("a", 20_000),))
 

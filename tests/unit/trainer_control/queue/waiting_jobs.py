@@ -38,6 +38,7 @@ def demand(*lines: Waiting, shares: tuple[Share, ...] = (), **running: int) -> D
 def job(project: str, number: int = 1, **fields: Any) -> TuningJob:
     settings = {"method": {"kind": "lora"}, "priority": fields.pop("priority", "NORMAL")}
     settings["requirements"] = fields.pop("requirements", {})
+    settings["backend"] = fields.pop("backend", "BUILTIN")
     spec = JobSpec(
         base_model=BaseModelName("tiny-base"),
         base_model_digest="ee" * 32,

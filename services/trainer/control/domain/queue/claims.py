@@ -1,11 +1,13 @@
 """Who gets which job: the queue's rules, carried out in one transaction."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
-from services.trainer.control.domain.errors import QueueQuotaReached
+from services.trainer.control.domain.errors import QueueLinesReached, QueueQuotaReached
 from services.trainer.control.domain.job import TuningJob
 from services.trainer.control.domain.nodes import Offer
 from services.trainer.control.domain.ports import Unit
+from services.trainer.control.domain.queue.lines import MAX_LINES, Line, line_of
 from services.trainer.control.domain.queue.shares import (
     QUANTUM_S,
     Demand,
@@ -20,14 +22,13 @@ async def demand(unit: Unit, now: datetime) -> Demand:
     waiting = tuple(await unit.queue.waiting(now))
     if not waiting:
         return Demand((), {}, {})
-    running_jobs = await unit.queue.running_jobs()
-    projects = {one.line.project for one in waiting} | running_jobs.keys()
-    return Demand(waiting, await unit.queue.shares(projects), running_jobs)
+    return Demand(waiting, *await unit.queue.standings())
 
 
 def turns_of(demand: Demand, offer: Offer, now: datetime) -> list[Waiting]:
     """The lines whose jobs the node can train, whose turn it is first."""
-    return [one for one in demand.turns(now) if offer.can_train(one.line)]
+    able = tuple(one for one in demand.waiting if offer.can_train(one.line))
+    return replace(demand, waiting=able).turns(now)
 
 
 async def take(unit: Unit, offer: Offer, now: datetime, lease: timedelta) -> TuningJob | None:
@@ -36,12 +37,12 @@ async def take(unit: Unit, offer: Offer, now: datetime, lease: timedelta) -> Tun
     await unit.queue.claim_alone()
     waiting = await demand(unit, now)
     for one in turns_of(waiting, offer, now):
-        job = await unit.queue.take(one.line, offer.node, now, lease)
+        due_s = QUANTUM_S * one.line.requirements.device_count
+        job = await unit.queue.take(one.line, offer.node, now, lease, due_s)
         if job is not None:
             await unit.queue.serve(waiting.virtual_time_s(one.line))
-            charged = await _charged(unit, job, QUANTUM_S * job.device_count, now)
-            await unit.jobs.replace(job, charged)
-            return charged
+            await _charge(unit, job, due_s, now)
+            return job
     return None
 
 
@@ -50,7 +51,8 @@ async def charge(unit: Unit, job: TuningJob, now: datetime) -> TuningJob:
     if job.claim_time is None:
         return job
     due_s = due_charge_s(job.charged_s, now - job.claim_time, job.device_count)
-    return await _charged(unit, job, due_s, now)
+    await _charge(unit, job, due_s, now)
+    return job.charged(due_s)
 
 
 async def settle(unit: Unit, job: TuningJob, end: datetime, now: datetime) -> TuningJob:
@@ -58,22 +60,35 @@ async def settle(unit: Unit, job: TuningJob, end: datetime, now: datetime) -> Tu
     if job.claim_time is None:
         return job
     rest_s = settlement_s(job.charged_s, end - job.claim_time, job.device_count)
-    return await _charged(unit, job, rest_s, now)
+    await _charge(unit, job, rest_s, now)
+    return job.charged(rest_s)
 
 
-async def join(unit: Unit, project: str, *, limited: bool = True) -> None:
-    """Before a job of the project enters the queue. Raises QueueQuotaReached if it is `limited` and
-    the project has as many jobs waiting as its quota lets it have."""
+async def join(unit: Unit, job: TuningJob) -> None:
+    """Before the job enters the queue. Trials of sweeps enter as they come; for others this raises
+    QueueQuotaReached where the project has as many jobs waiting as its quota lets it have, and
+    QueueLinesReached where they would stand in too many lines."""
+    project = job.name.project
     share = await unit.queue.hold(project)
-    limit = share.quota.max_queued_jobs
-    if limited and limit and await unit.queue.queued_jobs(project, limit) >= limit:
+    limit = share.quota.max_queued_jobs if job.sweep is None else 0
+    if limit and await unit.queue.queued_jobs(project, limit) >= limit:
         raise QueueQuotaReached(project, limit)
+    if job.sweep is None:
+        await require_line(unit, line_of(project, job.spec.settings))
     if not await unit.queue.is_active(project):
         await unit.queue.put(share.after_joining(await unit.queue.served_s()))
 
 
-async def _charged(unit: Unit, job: TuningJob, device_s: float, now: datetime) -> TuningJob:
+async def require_line(unit: Unit, line: Line) -> None:
+    """Raises QueueLinesReached unless a job waits in the line, or there may be another. The share
+    of its project is held by this transaction."""
+    if await unit.queue.has_line(line):
+        return
+    if await unit.queue.line_count(line.project) >= MAX_LINES:
+        raise QueueLinesReached(line.project, MAX_LINES)
+
+
+async def _charge(unit: Unit, job: TuningJob, device_s: float, now: datetime) -> None:
     if device_s:
         share = await unit.queue.hold(job.name.project)
         await unit.queue.put(share.charged(device_s, now))
-    return job.charged(device_s)

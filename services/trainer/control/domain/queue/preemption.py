@@ -1,5 +1,6 @@
 """Room for urgent jobs: where no node is free for one, a running job of lower priority goes back
-into the queue after a checkpoint. It loses no step, and no attempt."""
+into the queue after a checkpoint. It loses no step, and no attempt. (Backends other than Anneal's
+own write no checkpoint: their jobs begin anew, and are asked last.)"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from services.trainer.control.domain.queue.lines import Line
 from services.trainer.control.domain.queue.requirements import Priority
 from services.trainer.control.domain.queue.shares import Demand, settlement_s
 from services.trainer.control.domain.recurring import repeat
+from services.trainer.control.domain.settings import Backend
 from services.trainer.control.domain.states import State
 
 PATIENCE = timedelta(seconds=2)
@@ -28,9 +30,9 @@ log: FilteringBoundLogger = structlog.get_logger(__name__)
 def victims(
     demand: Demand, running: Sequence[TuningJob], offers: Mapping[str, Offer], now: datetime
 ) -> list[TuningJob]:
-    """The jobs that are to make room: of those that could, for each urgent line the one of lowest
-    priority, and of these the one that began last. None for a line that a job makes room for
-    already, nor in favour of a project that has had its turn."""
+    """The jobs that are to make room: of those that could, for each urgent line one that loses no
+    step, of these the one of lowest priority, and of these the one that began last. None for a line
+    that a job makes room for already, nor in favour of a project that has had its turn."""
     chosen: list[TuningJob] = []
     for one in demand.turns(now):
         line = one.line
@@ -102,6 +104,8 @@ def _gives_way(job: TuningJob, demand: Demand, rank: float, now: datetime) -> bo
     return rank < demand.rank(project, priority) - refund
 
 
-def _dearness(job: TuningJob) -> tuple[int, float]:
+def _dearness(job: TuningJob) -> tuple[bool, int, float]:
+    """Whoever loses no step goes before others, also at a higher priority: it only waits."""
+    settings = job.spec.settings
     begun = job.claim_time.timestamp() if job.claim_time else 0.0
-    return job.spec.settings.priority.rank, -begun
+    return settings.backend is not Backend.BUILTIN, settings.priority.rank, -begun

@@ -71,7 +71,8 @@ class Quotas:
         given = checked(_GIVEN, change.fields, "quota")
         async with self._store.writing() as unit:
             share = await unit.queue.hold(name.project)
-            share = replace(share, quota=_changed(share.quota, given, change.paths))
+            quota = _changed(share.quota, given, change.paths)
+            share = share.under(quota, await unit.queue.served_s())
             await unit.queue.put(share)
             return await _viewed(unit, name, share)
 

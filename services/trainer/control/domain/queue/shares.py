@@ -61,6 +61,14 @@ class Share:
             day=today,
         )
 
+    def under(self, quota: Quota, virtual_time_s: float) -> "Share":
+        """With another quota, now that the queue has come so far. What the project is ahead or
+        behind is so many device-seconds, and stays so many: if its weight changes, its distance
+        does (Waldspurger and Weihl, 4.2). Else what was charged in advance at one weight would be
+        given back at the other."""
+        distance_s = (self.pass_s - virtual_time_s) * self.quota.weight / quota.weight
+        return replace(self, quota=quota, pass_s=virtual_time_s + distance_s)
+
     def used_on(self, now: datetime) -> float:
         """Device-seconds of the day of `now`."""
         return self.used_today_s if self.day == now.date().isoformat() else 0.0
@@ -100,8 +108,9 @@ class Demand:
 
     def turns(self, now: datetime) -> list[Waiting]:
         """Those that may run another job, whose turn it is first."""
-        allowed = [one for one in self.waiting if self.is_allowed(one.line.project, now)]
-        return sorted(allowed, key=self._place)
+        projects = {one.line.project for one in self.waiting}
+        allowed = {project for project in projects if self.is_allowed(project, now)}
+        return sorted((one for one in self.waiting if one.line.project in allowed), key=self._place)
 
     def virtual_time_s(self, line: Line) -> float:
         """How far the queue has come when it serves this line: a credit brings nobody forward."""

@@ -42,8 +42,9 @@ async def with_free_ids(unit: Unit, sweep: Sweep, known: int) -> Sweep:
 async def enter_trials(unit: Unit, sweep: Sweep, known: int, now: datetime) -> None:
     """Queues the jobs of all trials but the first `known`."""
     for trial in sweep.trials[known:]:
-        await join(unit, sweep.name.project, limited=False)
-        await enter(unit, sweep.job_of(trial, now))
+        job = sweep.job_of(trial, now)
+        await join(unit, job)
+        await enter(unit, job)
 
 
 async def tell_sweep(unit: Unit, job: TuningJob, ending: Ending | None) -> TuningJob:

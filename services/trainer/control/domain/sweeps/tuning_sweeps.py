@@ -14,6 +14,8 @@ from services.trainer.control.domain.drafts import Findings, Specification
 from services.trainer.control.domain.errors import existing
 from services.trainer.control.domain.names import TuningJobName, TuningSweepName
 from services.trainer.control.domain.ports import Store, SweepQuery, Unit
+from services.trainer.control.domain.queue.claims import require_line
+from services.trainer.control.domain.queue.lines import line_of
 from services.trainer.control.domain.states import State
 from services.trainer.control.domain.sweeps.drafts import SweepDraft, specified
 from services.trainer.control.domain.sweeps.errors import TuningSweepExists, existing_sweep
@@ -70,7 +72,8 @@ class TuningSweeps:
         """The sweep with the trials of its first rung QUEUED; or as it now is, if a call with this
         request_id made it before.
 
-        Raises InvalidArgument with every violation, TuningSweepExists, Unavailable.
+        Raises InvalidArgument with every violation, TuningSweepExists, QueueLinesReached,
+        Unavailable.
         """
         project = ProjectName.parse(new.parent, "parent").project
         request = RequestKey(project, _CREATE, new.request_id)
@@ -147,6 +150,8 @@ class TuningSweeps:
                 return await _found(unit, TuningSweepName.parse(made))
             now = await unit.now()
             sweep = self._begun(name, spec, now)
+            await unit.queue.hold(name.project)
+            await require_line(unit, line_of(name.project, spec.job.settings))
             await unit.sweeps.add(sweep)
             await enter_trials(unit, sweep, 0, now)
             await unit.requests.settle(request, str(name))
