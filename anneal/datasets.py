@@ -1,31 +1,40 @@
 """Supervised training datasets: upload, look at, download, delete."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
 from anneal.connection import Connection, items_of_pages, new_request_id
 from anneal.dataset.v1.dataset_pb2 import (
+    CONTAINER_UNSPECIFIED,
     SOURCE_FORMAT_UNSPECIFIED,
+    Container,
     Dataset,
+    DatasetFormat,
     DatasetVersion,
     Example,
+    MaskProof,
     SourceFormat,
+    TokenizedExample,
 )
 from anneal.dataset.v1.dataset_service_pb2 import (
     DeleteDatasetRequest,
+    DetectDatasetFormatRequest,
+    DocumentChunks,
     DownloadDatasetVersionRequest,
     GetDatasetRequest,
     GetDatasetVersionRequest,
     ListDatasetsRequest,
     ListDatasetVersionsRequest,
     PreviewDatasetVersionRequest,
+    PreviewTokensRequest,
+    ProveMasksRequest,
     UploadDatasetVersionRequest,
     UploadHeader,
 )
 from anneal.dataset.v1.dataset_service_pb2_grpc import DatasetServiceStub
-from anneal.errors import Unavailable
+from anneal.errors import Refusal, Unavailable
 from anneal.files import PartFile, file_aside
 from anneal.names import Names
 from anneal.waiting import Patience
@@ -35,6 +44,7 @@ Progress = Callable[[int, int], None]
 """Called with the bytes that went over so far and the bytes in all, from a thread of gRPC."""
 
 CHUNK_BYTES = 512 * 1024
+HEAD_BYTES = 1024 * 1024
 UPLOAD_PATIENCE_S = 10.0
 
 
@@ -55,10 +65,15 @@ class Datasets:
         prompt_field: str = "",
         completion_field: str = "",
         text_field: str = "",
+        columns: Mapping[str, str] | None = None,
+        container: Container.ValueType = CONTAINER_UNSPECIFIED,
+        document: DocumentChunks | None = None,
         validate_only: bool = False,
         on_progress: Progress | None = None,
     ) -> DatasetVersion:
-        """Stores the JSON lines of a file as a new version of `dataset`.
+        """Stores the rows of a file as a new version of `dataset`. `columns` are by the fields of
+        `source_format`; `detect` proposes both, and the `container`. A document becomes chunks of
+        plain text, as `document` says.
 
         The file is hashed first: only the digest proves to the service that it got all of it.
         A lost connection is taken up again, from the start and under the same request id, so
@@ -72,6 +87,9 @@ class Datasets:
             prompt_field=prompt_field,
             completion_field=completion_field,
             text_field=text_field,
+            columns=columns,
+            container=container,
+            document=document,
             sha256=_sha256_of(source),
             validate_only=validate_only,
         )
@@ -79,6 +97,17 @@ class Datasets:
             lambda: self._upload_once(header, source, on_progress),
             lambda error: isinstance(error, Unavailable),
         )
+
+    def detect(self, source: Path) -> DatasetFormat:
+        """Tells from the beginning of a file how its rows can be read, and what is wrong with the
+        first of them. Raises OSError when the file cannot be read."""
+        with source.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+            complete = not file.read(1)
+        request = DetectDatasetFormatRequest(
+            parent=self._names.parent, head=head, complete=complete, file_name=source.name
+        )
+        return self._connection.ask(self._rpc.DetectDatasetFormat, request)
 
     def get(self, dataset: str) -> Dataset:
         request = GetDatasetRequest(name=self._names.dataset(dataset))
@@ -126,6 +155,57 @@ class Datasets:
             return answer.examples, answer.next_page_token
 
         return islice(items_of_pages(page), limit)
+
+    def tokens(
+        self,
+        version: str,
+        base_model: str,
+        *,
+        first_row: int = 0,
+        limit: int | None = None,
+        max_tokens: int | None = None,
+    ) -> Iterator[TokenizedExample]:
+        """Yields rows as the tokens that training would see with a base model, from the first one
+        on: all of them or `limit`. `max_tokens` is a job's `max_sequence_tokens`."""
+        name, base = self._names.dataset_version(version), self._names.base_model(base_model)
+
+        def page(token: str) -> tuple[Iterable[TokenizedExample], str]:
+            request = PreviewTokensRequest(
+                name=name,
+                base_model=base,
+                max_tokens=max_tokens,
+                first_row=first_row,
+                page_size=min(limit or 100, 100),
+                page_token=token,
+            )
+            answer = self._connection.ask(self._rpc.PreviewTokens, request)
+            return answer.examples, answer.next_page_token
+
+        return islice(items_of_pages(page), limit)
+
+    def prove_masks(
+        self,
+        version: str,
+        base_model: str,
+        *,
+        max_tokens: int | None = None,
+        on_progress: Callable[[MaskProof], None] | None = None,
+    ) -> MaskProof:
+        """Has every row looked at: whether it can be learnt, and nothing that should not be. Calls
+        `on_progress` with what has been seen so far. Raises Unavailable if the service goes away
+        before the end."""
+        request = ProveMasksRequest(
+            name=self._names.dataset_version(version),
+            base_model=self._names.base_model(base_model),
+            max_tokens=max_tokens,
+        )
+        for answer in self._connection.follow(self._rpc.ProveMasks, request):
+            if answer.complete:
+                return answer.proof
+            if on_progress is not None:
+                on_progress(answer.proof)
+        message = "the proof ended before all rows were looked at"
+        raise Unavailable(Refusal("UNAVAILABLE", "PROOF_ENDED", message))
 
     def download(
         self,

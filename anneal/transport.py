@@ -44,6 +44,7 @@ KEEPALIVE_OPTIONS: tuple[Option, ...] = (
 
 STREAMS = (
     ("anneal.dataset.v1.DatasetService", "DownloadDatasetVersion"),
+    ("anneal.dataset.v1.DatasetService", "ProveMasks"),
     ("anneal.dataset.v1.DatasetService", "UploadDatasetVersion"),
     ("anneal.inference.v1.InferenceService", "StreamGenerateText"),
     ("anneal.registry.v1.RegistryService", "DownloadModelVersion"),

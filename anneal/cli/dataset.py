@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from anneal.cli.dataset_format import agreed_format, columns_named, document_of, format_named
+from anneal.cli.dataset_tokens import tokens
 from anneal.cli.printing import (
     Format,
     OutputOption,
@@ -23,10 +25,11 @@ from anneal.cli.settings import client_for
 from anneal.client import Client
 from anneal.common.v1.conversation_pb2 import ChatMessage
 from anneal.conversations import role_word
-from anneal.dataset.v1.dataset_pb2 import DatasetVersion, Example
+from anneal.dataset.v1.dataset_pb2 import CONTAINER_UNSPECIFIED, DatasetVersion, Example
 from anneal.names import id_from, last_part
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Labeled examples.")
+app.command()(tokens)
 
 NameArgument = Annotated[str, typer.Argument(help="The dataset, for example `support`.")]
 VersionArgument = Annotated[
@@ -52,26 +55,52 @@ def push(
     text_field: Annotated[
         str, typer.Option(help="Plain-text lines: the text's field [text].")
     ] = "",
+    row_format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="chat, prompt-completion, text, alpaca or sharegpt [found out from the file].",
+        ),
+    ] = "",
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="A field of the format and its column, `prompt=question`; repeatable."),
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Take the columns that are found; do not ask.")
+    ] = False,
     validate_only: Annotated[
         bool, typer.Option("--validate-only", help="Check every line, store nothing.")
     ] = False,
     output: OutputOption = Format.TEXT,
 ) -> None:
-    """Upload a file of chat, prompt/completion or plain-text lines as a new version.
+    """Upload a file of labeled examples as a new version.
 
-    Nothing is stored unless every line is good; else every bad line is listed.
+    Its format is found out, and shown where columns would be renamed or dropped. Nothing is stored
+    unless every line is good; else every bad line is listed.
     """
     dataset = name or id_from(file.stem, "dataset")
-    with client_for(ctx) as client, _upload_bar(file, output) as on_progress:
-        version = client.datasets.upload(
-            file,
-            dataset,
-            prompt_field=prompt_field,
-            completion_field=completion_field,
-            text_field=text_field,
-            validate_only=validate_only,
-            on_progress=on_progress,
-        )
+    source_format, columns = format_named(row_format), columns_named(column or [])
+    container, document = CONTAINER_UNSPECIFIED, None
+    with client_for(ctx) as client:
+        if not (source_format or prompt_field or completion_field or text_field):
+            found = agreed_format(client, file, yes=yes)
+            source_format, columns = found.format, dict(found.columns) | columns
+            container, document = found.container, document_of(found)
+        with _upload_bar(file, output) as on_progress:
+            version = client.datasets.upload(
+                file,
+                dataset,
+                source_format=source_format,
+                prompt_field=prompt_field,
+                completion_field=completion_field,
+                text_field=text_field,
+                columns=columns,
+                container=container,
+                document=document,
+                validate_only=validate_only,
+                on_progress=on_progress,
+            )
     if output is Format.JSON:
         print_json(as_json(version))
     elif validate_only:
@@ -169,8 +198,12 @@ def _print_example(example: Example) -> None:
     print(f"#{example.index}")
     if example.text:
         print(f"  text: {example.text}")
+    if example.tools:
+        print(f"  tools: {example.tools}")
     for turn in example.messages:
         print(f"  {role_word(turn.role)}{_how_learnt(turn)}: {turn.content}")
+        for call in turn.tool_calls:
+            print(f"    calls {call.name}: {call.arguments}")
 
 
 def _how_learnt(turn: ChatMessage) -> str:

@@ -19,7 +19,7 @@ NOUNS = {
     "serve": "Run one service, configured by its environment.",
     "node": "Run a training node, configured by its environment.",
     "nodes": "Training nodes: list, show, cordon, drain, uncordon.",
-    "dataset": "Labeled examples: push, list, show, preview, delete.",
+    "dataset": "Labeled examples: push, list, show, preview, tokens, delete.",
     "job": "Tuning jobs: estimate, create, list, show, watch, pause, resume, retry, cancel.",
     "sweep": "Searches for a job's learning rate and rank: create, list, show, watch, cancel.",
     "quota": "What a project may take of the queue: show, set.",

@@ -26,7 +26,7 @@ from benchmarks.training.conversations import (
 )
 from benchmarks.training.encoded import EncodedExample, write_encoded
 from benchmarks.training.sizes import VOCABULARY, Size
-from services.chat.conversation import Message, Role
+from services.chat.conversation import Conversation, Message, Role
 from services.chat.encoder import ChatEncoder
 
 _transformers: Any = transformers  # untyped packages
@@ -82,7 +82,7 @@ def write_workload(directory: Path, sizes: list[Size], count: int = EXAMPLES) ->
 
 
 def _encode(encoder: ChatEncoder, exchange: Exchange) -> EncodedExample:
-    conversation = (
+    conversation = Conversation.of(
         Message(Role.USER, exchange.prompt),
         Message(Role.ASSISTANT, exchange.answer, train=True),
     )

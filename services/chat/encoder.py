@@ -15,9 +15,9 @@ from services.chat.errors import (
     TemplateUnsupported,
 )
 from services.chat.mask import (
-    LabeledTurn,
+    AnswerTurn,
     TokenizedText,
-    labeled_turns,
+    answer_turns,
     turns_by_difference,
     turns_from_tags,
 )
@@ -49,13 +49,36 @@ class EncodedExample:
     weights: list[float] = field(default_factory=list[float])
 
 
+@dataclass(frozen=True, slots=True)
+class LaidOut:
+    """A whole conversation as text and tokens; its assistant's turns in them, and how much each
+    token counts in the loss."""
+
+    tokenized: TokenizedText
+    turns: list[AnswerTurn]
+    weights: list[float]
+
+    def example(self, max_tokens: int) -> EncodedExample:
+        """Its first `max_tokens` tokens. Raises NoLabeledTokens as `encode` does."""
+        token_ids = self.tokenized.token_ids[:max_tokens]
+        truncated = len(token_ids) < len(self.tokenized.token_ids)
+        weights = self.weights[:max_tokens]
+        labeled = [weight > 0 for weight in weights]
+        if not any(labeled[1:]):
+            cut_off = truncated and any(self.weights)
+            raise NoLabeledTokens(truncated=cut_off, max_tokens=max_tokens)
+        if _UNWEIGHTED.issuperset(weights):  # what weighs more or less may have been cut off
+            weights = []
+        return EncodedExample(token_ids, labeled, truncated, weights=weights)
+
+
 class ChatEncoder:
     """A model's tokenizer and chat template. Immutable; safe to share between threads."""
 
     def __init__(
         self, tokenizer: Tokenizer, template: ChatTemplate, declared_eos: frozenset[int]
     ) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._template = template
         special = (i for i, t in tokenizer.get_added_tokens_decoder().items() if t.special)
         self._control_ids = declared_eos | frozenset(special)
@@ -87,18 +110,18 @@ class ChatEncoder:
         """
         if not any(message.train for message in conversation):
             raise NoLabeledTokens(truncated=False, max_tokens=max_tokens)
+        return self.lay_out(conversation).example(max_tokens)
+
+    def lay_out(self, conversation: Conversation) -> LaidOut:
+        """Raises TemplateUnsupported as `encode` does."""
         rendering = self._template.render(conversation)
-        tokenized = self._tokenize(rendering.text)
-        turns = self._labeled_turns(conversation, rendering, tokenized)
-        token_ids = tokenized.token_ids[:max_tokens]
-        labeled = _labels(turns, len(tokenized.token_ids))[:max_tokens]
-        truncated = len(token_ids) < len(tokenized.token_ids)
-        if not any(labeled[1:]):
-            raise NoLabeledTokens(truncated=truncated, max_tokens=max_tokens)
-        weights = _weights(turns, len(tokenized.token_ids))[:max_tokens]
-        if _UNWEIGHTED.issuperset(weights):  # what weighs more or less has been cut off
-            weights = []
-        return EncodedExample(token_ids, labeled, truncated, weights=weights)
+        tokenized = TokenizedText.of(self.tokenizer, rendering.text)
+        turns = self._turns(conversation, rendering, tokenized)
+        return LaidOut(tokenized, turns, _weights(turns, len(tokenized.token_ids)))
+
+    def render(self, conversation: Conversation) -> str:
+        """What the template writes. Raises TemplateUnsupported if it refuses the conversation."""
+        return self._template.render(conversation).text
 
     def examples(self, conversation: Conversation, max_tokens: int) -> list[EncodedExample]:
         """The conversation as one example; raises as `encode` does."""
@@ -110,20 +133,15 @@ class ChatEncoder:
         Raises TemplateUnsupported if the template refuses the conversation.
         """
         text = self._template.render(conversation, add_generation_prompt=True).text
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """The text of these ids without special tokens."""
-        return self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        return self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
 
-    def _tokenize(self, text: str) -> TokenizedText:
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        offsets = encoding.offsets
-        return TokenizedText(text, encoding.ids, [s for s, _ in offsets], [e for _, e in offsets])
-
-    def _labeled_turns(
+    def _turns(
         self, conversation: Conversation, rendering: Rendering, tokenized: TokenizedText
-    ) -> list[LabeledTurn]:
+    ) -> list[AnswerTurn]:
         def by_tags() -> list[Span]:
             return turns_from_tags(rendering, conversation)
 
@@ -133,7 +151,7 @@ class ChatEncoder:
         reasons: list[str] = []
         for find_turns in (by_tags, by_difference):
             try:
-                return labeled_turns(tokenized, find_turns(), conversation, self._control_ids)
+                return answer_turns(tokenized, find_turns(), conversation, self._control_ids)
             except TemplateUnsupported as error:
                 reasons.append(error.reason)
         raise TemplateUnsupported(
@@ -143,7 +161,8 @@ class ChatEncoder:
 
     def _turn_end(self) -> frozenset[int]:
         """The token that ends an assistant's turn, found by encoding a conversation of one."""
-        probe = (Message(Role.USER, "Hi"), Message(Role.ASSISTANT, "Hello", train=True))
+        answer = Message(Role.ASSISTANT, "Hello", train=True)
+        probe = Conversation.of(Message(Role.USER, "Hi"), answer)
         try:
             example = self.encode(probe, max_tokens=2**20)
         except ChatError:  # says nothing about other conversations; those are judged one by one
@@ -152,18 +171,7 @@ class ChatEncoder:
         return frozenset([token for token, labeled in pairs if labeled][-1:])
 
 
-def _labels(turns: Sequence[LabeledTurn], count: int) -> list[bool]:
-    labeled = [False] * count
-    for turn in turns:
-        for token in turn.tokens:
-            labeled[token] = True
-    return labeled
-
-
-def _weights(turns: Sequence[LabeledTurn], count: int) -> list[float]:
-    """None where each turn's is 1."""
-    if all(turn.weight == 1.0 for turn in turns):
-        return []
+def _weights(turns: Sequence[AnswerTurn], count: int) -> list[float]:
     weights = [0.0] * count
     for turn in turns:
         for token in turn.tokens:

@@ -9,12 +9,15 @@ those that the model will see.
 Labels end at the turn's stop token: whatever the template writes after it is never generated.
 """
 
-from bisect import bisect_left
+import json
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from services.chat.conversation import Conversation, Role
+from tokenizers import Tokenizer
+
+from services.chat.conversation import Conversation, Message, Role
 from services.chat.errors import TemplateUnsupported
 from services.chat.template import ChatTemplate, Rendering, Span
 
@@ -28,10 +31,27 @@ class TokenizedText:
     starts: list[int]
     ends: list[int]
 
+    @classmethod
+    def of(
+        cls, tokenizer: Tokenizer, text: str, before: Sequence[int] = (), after: Sequence[int] = ()
+    ) -> "TokenizedText":
+        """A text with ids before and after it that stand for nothing in it."""
+        encoding = tokenizer.encode(text, add_special_tokens=False)
+        end = len(text)
+        ranges = [*((0, 0) for _ in before), *encoding.offsets, *((end, end) for _ in after)]
+        ids = [*before, *encoding.ids, *after]
+        return cls(text, ids, [start for start, _ in ranges], [end for _, end in ranges])
+
+    def tokens_of(self, span: Span) -> range:
+        """The positions of the tokens that hold any of the span's characters."""
+        start, end = span
+        return range(bisect_right(self.ends, start), bisect_left(self.starts, max(start, end)))
+
 
 @dataclass(frozen=True, slots=True)
-class LabeledTurn:
-    """The positions of the tokens of a turn that carry loss, and how much each of them counts."""
+class AnswerTurn:
+    """The positions of the tokens that the model has to write in an assistant's turn, and how much
+    each of them counts in the loss: 0 where the turn is not trained."""
 
     tokens: list[int]
     weight: float
@@ -42,7 +62,7 @@ def turns_from_tags(rendering: Rendering, conversation: Conversation) -> list[Sp
 
     Raises TemplateUnsupported if there is not exactly one tagged span for each of them.
     """
-    answers = [m.content for m in conversation if m.role is Role.ASSISTANT]
+    answers = [m for m in conversation if m.role is Role.ASSISTANT]
     if len(rendering.spans) != len(answers):
         raise TemplateUnsupported(
             f"its generation tags mark {len(rendering.spans)} spans for "
@@ -71,32 +91,31 @@ def turns_by_difference(
         span = (_common_length(before, full), _common_length(through, full))
         turn = len(spans) + 1
         _check_history(full[: span[0]], conversation[:index], turn)
-        _check_content(full, span, message.content, turn)
+        _check_content(full, span, message, turn)
         spans.append(span)
     return spans
 
 
-def labeled_turns(
+def answer_turns(
     tokenized: TokenizedText,
     turns: Sequence[Span],
     conversation: Conversation,
     control_ids: AbstractSet[int],
-) -> list[LabeledTurn]:
-    """The turns of those assistant messages that are to be trained.
+) -> list[AnswerTurn]:
+    """One for each assistant message.
 
     Raises TemplateUnsupported if the last assistant turn has no stop token among `control_ids`
     inside its span: a model trained so would never learn to stop.
     """
-    labeled: list[LabeledTurn] = []
+    found: list[AnswerTurn] = []
     answers = [m for m in conversation if m.role is Role.ASSISTANT]
     closed = False
     for span, message in zip(turns, answers, strict=True):
         tokens, closed = _generated_tokens(tokenized, span, control_ids)
-        if message.train:
-            labeled.append(LabeledTurn(tokens, message.weight))
+        found.append(AnswerTurn(tokens, message.loss_weight))
     if not closed:
         raise TemplateUnsupported("no stop token ends the assistant's turn inside its span")
-    return labeled
+    return found
 
 
 def _generated_tokens(
@@ -129,14 +148,29 @@ def _common_length(first: str, second: str) -> int:
 def _check_history(kept: str, history: Conversation, turn: int) -> None:
     position = 0
     for message in history:
-        found = kept.find(message.content.strip(), position)
-        if found < 0:
+        position = max(_end_of(form, kept, position) for form in _forms(message))
+        if position < 0:
             raise TemplateUnsupported(
                 f"it drops or rewrites messages that come before assistant turn {turn}"
             )
-        position = found + len(message.content.strip())
 
 
-def _check_content(text: str, span: Span, content: str, turn: int) -> None:
-    if span[1] <= span[0] or content.strip() not in text[span[0] : span[1]]:
+def _forms(message: Message) -> list[str]:
+    """How a template may write the content: some quote what a tool answers."""
+    content = message.content.strip()
+    if message.role is not Role.TOOL:
+        return [content]
+    return [content, json.dumps(message.content, ensure_ascii=False), json.dumps(message.content)]
+
+
+def _end_of(form: str, text: str, position: int) -> int:
+    found = text.find(form, position)
+    return found if found < 0 else found + len(form)
+
+
+def _check_content(text: str, span: Span, message: Message, turn: int) -> None:
+    own = text[span[0] : span[1]] if span[1] > span[0] else ""
+    if not own or message.content.strip() not in own:
         raise TemplateUnsupported(f"the text of assistant turn {turn} is not where its turn lies")
+    if not all(call.name in own for call in message.tool_calls):
+        raise TemplateUnsupported(f"the tool calls of assistant turn {turn} are not in its turn")

@@ -19,7 +19,7 @@ from jinja2.runtime import Context, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-from services.chat.conversation import Conversation
+from services.chat.conversation import Conversation, Message, ToolCall
 from services.chat.errors import TemplateUnsupported
 
 Span = tuple[int, int]
@@ -68,13 +68,13 @@ class ChatTemplate:
         self, conversation: Conversation, *, add_generation_prompt: bool = False
     ) -> Rendering:
         """Raises TemplateUnsupported if the template refuses the conversation or misbehaves."""
-        messages = [{"role": m.role.value, "content": m.content} for m in conversation]
-        opening, closing = _free_marks([m.content for m in conversation])
+        messages = [_variables(message) for message in conversation]
+        opening, closing = _free_marks(_texts(conversation))
         variables = {**self._special_tokens, _OPEN: opening, _CLOSE: closing}
         try:
             marked = self._template.render(
                 messages=messages,
-                tools=None,
+                tools=_json(conversation.tools) if conversation.offers_tools else None,
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
                 **variables,
@@ -82,6 +82,42 @@ class ChatTemplate:
         except _TEMPLATE_FAULTS as error:
             raise TemplateUnsupported(f"the chat template fails: {error}") from error
         return _without_marks(marked, opening, closing)
+
+
+def _variables(message: Message) -> dict[str, Any]:
+    """The message as templates know it."""
+    variables: dict[str, Any] = {"role": message.role.value, "content": message.content}
+    if message.name:
+        variables["name"] = message.name
+    if message.tool_calls:
+        variables["tool_calls"] = [_call_variables(call) for call in message.tool_calls]
+    if message.tool_call_id:
+        variables["tool_call_id"] = message.tool_call_id
+    return variables
+
+
+def _call_variables(call: ToolCall) -> dict[str, Any]:
+    """Templates write the arguments by `tojson`: as a text they would be quoted twice."""
+    function = {"name": call.name, "arguments": _json(call.arguments)}
+    identity = {"id": call.id} if call.id else {}
+    return {**identity, "type": "function", "function": function}
+
+
+def _json(text: str) -> Any:
+    """Raises TemplateUnsupported."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise TemplateUnsupported(f"tools and arguments must be JSON: {error}") from error
+
+
+def _texts(conversation: Conversation) -> list[str]:
+    """All that a template may write out."""
+    texts = [conversation.tools]
+    for message in conversation:
+        texts += [message.content, message.name, message.tool_call_id]
+        texts += [text for call in message.tool_calls for text in (call.name, call.arguments)]
+    return texts
 
 
 class _GenerationTag(Extension):

@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 
 from services.chat.encoder import EncodedExample
 from services.chat.errors import TokenizerFilesMissing
+from services.chat.mask import TokenizedText
 from services.chat.tokenizer_files import (
     declared_eos,
     leading_ids,
@@ -31,7 +32,7 @@ class TextEncoder:
         eos_id: int,
         eos_token_ids: frozenset[int],
     ) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._leading = leading
         self._eos_id = eos_id
         self.eos_token_ids = eos_token_ids
@@ -58,16 +59,25 @@ class TextEncoder:
         A piece begins with the last token of the piece before it, from which its first label is
         predicted. So every token but the text's first is learnt, and exactly once.
         """
-        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
-        if not ids:
-            return []
+        ids = self.tokenizer.encode(text, add_special_tokens=False).ids
         whole = [*self._leading, *ids, self._eos_id]
-        starts = range(0, len(whole) - 1, max_tokens - 1)
-        return [_piece(whole[start : start + max_tokens]) for start in starts]
+        return [_piece(whole[one.start : one.stop]) for one in self.cut(whole, max_tokens)]
+
+    def lay_out(self, text: str) -> TokenizedText:
+        """The whole text, as it is written."""
+        return TokenizedText.of(self.tokenizer, text, self._leading, [self._eos_id])
+
+    def cut(self, token_ids: Sequence[int], max_tokens: int) -> list[range]:
+        """Where the pieces of a whole text lie."""
+        count = len(token_ids)
+        if count == len(self._leading) + 1:
+            return []
+        starts = range(0, count - 1, max_tokens - 1)
+        return [range(start, min(start + max_tokens, count)) for start in starts]
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """The text of these ids without special tokens."""
-        return self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        return self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
 
 
 def _piece(token_ids: list[int]) -> EncodedExample:

@@ -16,6 +16,11 @@ def read_config(directory: Path) -> dict[str, Any]:
     return _read_json(directory / "tokenizer_config.json")
 
 
+def is_encoder_decoder(directory: Path) -> bool:
+    """As its config.json says; raises TokenizerFilesMissing."""
+    return bool(_read_json(directory / "config.json").get("is_encoder_decoder", False))
+
+
 def read_tokenizer(directory: Path) -> Tokenizer:
     """Reads tokenizer.json; raises TokenizerFilesMissing."""
     tokenizer = _tokenizer_as_it_is(directory)

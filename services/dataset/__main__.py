@@ -1,11 +1,14 @@
 """The dataset service. Composition root."""
 
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
 from anneal.dataset.v1.dataset_service_pb2_grpc import add_DatasetServiceServicer_to_server
+from anneal.registry.v1.registry_service_pb2_grpc import RegistryServiceStub
 from services.common import logs, process, settings
 from services.common.blobs import ObstoreBlobs
+from services.common.channels import open_channel
 from services.common.clock import Clock, SystemClock
 from services.common.ids import new_uid
 from services.common.leftovers import removing_leftovers
@@ -15,11 +18,14 @@ from services.common.retention import sweeping
 from services.common.server import Service, serve
 from services.common.store import Store, open_engine
 from services.dataset import translation
+from services.dataset.adapters.encoders import BlobEncoders
+from services.dataset.adapters.registry import NoRegistry, RegistryBaseModels
 from services.dataset.adapters.sql import DatasetTables, dataset_tables
 from services.dataset.config import DatasetConfig
 from services.dataset.domain.contents import Contents
 from services.dataset.domain.datasets import Datasets
 from services.dataset.domain.errors import Rejection
+from services.dataset.domain.masks import BaseModels, Masks
 from services.dataset.domain.uploads import UploadLimits, Uploads
 from services.dataset.servicer import DatasetServicer
 
@@ -35,13 +41,21 @@ async def run() -> None:
     blobs = ObstoreBlobs.open(config.blobs_url)
     await upgrade(config.database_url, MIGRATIONS)
     store = Store(open_engine(config.database_url), dataset_tables)
-    service = dataset_service(store, blobs, tokens, limits, SystemClock())
     probes = {"database": store.ping, "blobs": blobs.ping}
     background = [partial(sweeping, store), partial(removing_leftovers, blobs)]
-    try:
+    async with AsyncExitStack() as opened:
+        opened.push_async_callback(store.close)
+        base_models = await _base_models(config, opened)
+        service = dataset_service(store, blobs, tokens, limits, SystemClock(), base_models)
         await serve(config.server, [service], probes, background, detail_encoders=DETAIL_ENCODERS)
-    finally:
-        await store.close()
+
+
+async def _base_models(config: DatasetConfig, opened: AsyncExitStack) -> BaseModels:
+    if not config.registry_address:
+        return NoRegistry()
+    channel = open_channel(config.registry_address, tls=config.tls, api_key=config.api_key or None)
+    await opened.enter_async_context(channel)
+    return RegistryBaseModels(RegistryServiceStub(channel))
 
 
 def dataset_service(
@@ -50,12 +64,16 @@ def dataset_service(
     tokens: PageTokens,
     limits: UploadLimits,
     clock: Clock,
+    base_models: BaseModels,
 ) -> Service:
     """The service on these parts."""
+    contents = Contents(store, blobs, tokens)
+    encoders = BlobEncoders(blobs, limits.spool_dir)
     servicer = DatasetServicer(
         Datasets(store, tokens),
         Uploads(store, blobs, clock, new_uid, limits),
-        Contents(store, blobs, tokens),
+        contents,
+        Masks(contents, base_models, encoders, tokens),
     )
     return Service(
         "anneal.dataset.v1.DatasetService", add_DatasetServiceServicer_to_server, servicer

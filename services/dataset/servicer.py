@@ -16,7 +16,9 @@ from services.common.names import ProjectName
 from services.dataset import translation
 from services.dataset.domain.contents import Contents
 from services.dataset.domain.datasets import Datasets
+from services.dataset.domain.detecting import detect
 from services.dataset.domain.errors import ChunkMissing, HeaderMissing
+from services.dataset.domain.masks import Masks
 from services.dataset.domain.names import DatasetName, VersionName
 from services.dataset.domain.uploads import Uploads
 
@@ -27,10 +29,13 @@ _PARQUET = pb.DownloadDatasetVersionRequest.FORMAT_PARQUET
 class DatasetServicer(DatasetServiceServicer):
     """The RPCs of anneal.dataset.v1.DatasetService."""
 
-    def __init__(self, datasets: Datasets, uploads: Uploads, contents: Contents) -> None:
+    def __init__(
+        self, datasets: Datasets, uploads: Uploads, contents: Contents, masks: Masks
+    ) -> None:
         self._datasets = datasets
         self._uploads = uploads
         self._contents = contents
+        self._masks = masks
 
     async def UploadDatasetVersion(
         self, request_iterator: AsyncIterator[pb.UploadDatasetVersionRequest], context: Context
@@ -42,6 +47,15 @@ class DatasetServicer(DatasetServiceServicer):
             header = translation.upload_header(first.header)
             version = await self._uploads.upload(header, _chunks(request_iterator))
         return translation.version_message(version)
+
+    async def DetectDatasetFormat(
+        self, request: pb.DetectDatasetFormatRequest, context: Context
+    ) -> dataset_pb2.DatasetFormat:
+        ProjectName.parse(request.parent, "parent")
+        detected = await asyncio.to_thread(
+            detect, request.head, request.file_name, complete=request.complete
+        )
+        return translation.format_message(detected)
 
     async def GetDataset(
         self, request: pb.GetDatasetRequest, context: Context
@@ -88,6 +102,25 @@ class DatasetServicer(DatasetServiceServicer):
             examples=map(translation.example_message, page.items),
             next_page_token=page.next_page_token,
         )
+
+    async def PreviewTokens(
+        self, request: pb.PreviewTokensRequest, context: Context
+    ) -> pb.PreviewTokensResponse:
+        asked = translation.asked(request)
+        page = await self._masks.preview(
+            asked, request.first_row, request.page_size, request.page_token
+        )
+        return pb.PreviewTokensResponse(
+            examples=map(translation.tokenized_message, page.rows),
+            next_page_token=page.next_page_token,
+            base_model_digest=page.base_model.digest,
+        )
+
+    async def ProveMasks(
+        self, request: pb.ProveMasksRequest, context: Context
+    ) -> AsyncGenerator[pb.ProveMasksResponse]:
+        async for proving in self._masks.prove(translation.asked(request)):
+            yield translation.proving_message(proving)
 
     async def DownloadDatasetVersion(
         self, request: pb.DownloadDatasetVersionRequest, context: Context

@@ -112,6 +112,11 @@ def _conversation(messages: Iterable[conversation_pb2.ChatMessage]) -> Conversat
         for index, message in enumerate(listed)
         if message.role not in _ROLES
     ]
+    faults += [
+        Violation(f"messages.{index}.tool_calls", "tools are for datasets alone", "TOOLS_UNKNOWN")
+        for index, message in enumerate(listed)
+        if message.tool_calls
+    ]
     if faults:
         raise InvalidArgument(faults)
     return tuple(Turn(_ROLES[message.role], message.content) for message in listed)

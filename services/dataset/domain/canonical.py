@@ -1,10 +1,10 @@
 """The canonical Parquet file: the one form in which examples are kept.
 
-All of a file are conversations, or conversations with weights, or plain texts (see `layouts`). The
-same examples in the same order give the same bytes: row groups are cut by what the examples hold,
-never by how they arrived, and nothing of time or place is written. So the file's sha256 is the
-identity of the examples. (Another release of pyarrow may write other bytes for them: then the same
-examples make a new version once.)
+All of a file are conversations, or preferences, or plain texts, in the form that has room for them
+all (see `layouts`). The same examples in the same order give the same bytes: row groups are cut by
+what the examples hold, never by how they arrived, and nothing of time or place is written. So the
+file's sha256 is the identity of the examples. (Another release of pyarrow may write other bytes for
+them: then the same examples make a new version once.)
 """
 
 import hashlib
@@ -22,10 +22,9 @@ import pyarrow.parquet as pq
 from services.chat.conversation import Content
 from services.dataset.domain.layouts import (
     CONTENT_OF,
-    Conversations,
+    Columns,
     Layout,
-    Texts,
-    WeightedConversations,
+    has_room,
     layout_of,
 )
 
@@ -53,7 +52,8 @@ _UNREADABLE = (OSError, ValueError, pa.ArrowException)
 class CanonicalWriter:
     """Writes examples to `file`, which stays open. Not for several threads at once.
 
-    `spool_dir` is for a second file, made for a while if a weight comes after examples without.
+    `spool_dir` is for a second file, made for a while when an example needs a form with more room
+    than those before it.
     """
 
     def __init__(self, file: BinaryIO, spool_dir: Path | None = None) -> None:
@@ -65,8 +65,9 @@ class CanonicalWriter:
     def append(self, content: Content) -> None:
         """The first example says what all are; raises TypeError for one of the other kind."""
         if self._rows is None:
-            self._rows = _Rows(self._file, layout_of(content)())
-        self._rows = self._rows.with_room_for(content, self._spool_dir)
+            self._rows = _Rows(self._file, layout_of(content))
+        elif not self._rows.has_room_for(content):
+            self._rows = self._rows.written_anew(layout_of(content), self._spool_dir)
         self._rows.add(content)
         self.example_count += 1
 
@@ -86,27 +87,25 @@ class CanonicalWriter:
 class _Rows:
     """A file of a known layout that is being written, and its row group in the making."""
 
-    def __init__(self, file: BinaryIO, columns: Conversations | Texts) -> None:
+    def __init__(self, file: BinaryIO, layout: Layout) -> None:
         self._file = file
-        self._columns = columns
-        self._layout: Layout = type(columns)
-        writing: dict[str, Any] = {**_WRITING, "use_dictionary": columns.DICTIONARIES}
-        self.parquet = pq.ParquetWriter(file, columns.SCHEMA, **writing)
+        self._layout = layout
+        self._columns: Columns = layout()
+        writing: dict[str, Any] = {**_WRITING, "use_dictionary": layout.DICTIONARIES}
+        self.parquet = pq.ParquetWriter(file, layout.SCHEMA, **writing)
 
-    def with_room_for(self, content: Content, spool_dir: Path | None) -> "_Rows":
-        """This; or if these are the first weights, the file written anew as if it had had weights
-        from the start."""
-        columns = self._columns
-        if type(columns) is not Conversations or layout_of(content) is not WeightedConversations:
-            return self
+    def has_room_for(self, content: Content) -> bool:
+        return has_room(self._layout, content)
+
+    def written_anew(self, layout: Layout, spool_dir: Path | None) -> "_Rows":
+        """The same examples in a file of another form, as if it had been that from the start."""
+        self.flush()
         self.parquet.close()
-        with tempfile.TemporaryFile(dir=spool_dir) as unweighted:
-            _move(self._file, unweighted)
-            rows = _Rows(self._file, WeightedConversations.of(columns))
-            for batch in _row_group_batches(unweighted):
-                rows.parquet.write_batch(
-                    WeightedConversations.of_batch(batch), row_group_size=ROW_GROUP_EXAMPLES
-                )
+        with tempfile.TemporaryFile(dir=spool_dir) as before:
+            _move(self._file, before)
+            rows = _Rows(self._file, layout)
+            for content in _contents(before):
+                rows.add(content)
         return rows
 
     def add(self, content: Content) -> None:
@@ -129,12 +128,12 @@ def _move(source: BinaryIO, destination: BinaryIO) -> None:
     source.truncate()
 
 
-def _row_group_batches(file: BinaryIO) -> Iterator[Any]:
-    """Each row group as an Arrow record batch, one in memory at a time."""
+def _contents(file: BinaryIO) -> Iterator[Content]:
+    """What the examples of a canonical file hold, one row group of them in memory at a time."""
     parquet = pq.ParquetFile(file, pre_buffer=False)
+    content_of = CONTENT_OF[_column(parquet.metadata)]
     for index in range(parquet.num_row_groups):
-        (batch,) = parquet.read_row_group(index).combine_chunks().to_batches()
-        yield batch
+        yield from map(content_of, parquet.read_row_group(index).column(0).to_pylist())
 
 
 def digest(file: BinaryIO) -> str:

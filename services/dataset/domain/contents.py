@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import orjson
 
-from services.chat.conversation import Content, Message, Role
+from services.chat.conversation import Content, Message, Preference
 from services.common.paging import PageTokens, page_size, scope_of
 from services.dataset.domain.canonical import CanonicalReader, Damaged, RowGroup
 from services.dataset.domain.datasets import Listing, require_version
 from services.dataset.domain.errors import VersionDamaged
+from services.dataset.domain.formats import chat, plain_text, preferences
+from services.dataset.domain.formats.rows import Row
 from services.dataset.domain.names import VersionName
 from services.dataset.domain.ports import Blobs, Store
 from services.dataset.domain.resources import DatasetVersion
@@ -51,8 +53,8 @@ class Contents:
         if token:
             own_id, next_index = self._tokens.decode(token, scope=scope)
             name, first = name.parent.version(str(own_id)), int(next_index)
-        version = await self._require(name)
-        examples = await self._examples(version, first, size)
+        version = await self.version(name)
+        examples = await self.examples(version, first, size)
         end = first + len(examples)
         if end >= version.example_count:
             return Listing(tuple(examples), "")
@@ -61,15 +63,15 @@ class Contents:
 
     async def parquet(self, name: VersionName) -> AsyncGenerator[bytes]:
         """The canonical file. Raises DatasetVersionNotFound."""
-        version = await self._require(name)
+        version = await self.version(name)
         async with aclosing(self._blobs.stream(version.digest)) as pieces:
             async for piece in pieces:
                 yield piece
 
     async def json_lines(self, name: VersionName) -> AsyncGenerator[bytes]:
-        """Chat or plain-text lines that give the same version again. Raises
-        DatasetVersionNotFound."""
-        version = await self._require(name)
+        """Chat, preference or plain-text lines that give the same version again, but for what these
+        formats leave out (see `chat.write`). Raises DatasetVersionNotFound."""
+        version = await self.version(name)
         file = await _VersionFile.open(self._blobs, version)
         for group in file.groups:
             contents = await file.read(group)
@@ -77,11 +79,18 @@ class Contents:
             for start in range(0, len(text), PIECE_BYTES):
                 yield text[start : start + PIECE_BYTES]
 
-    async def _require(self, name: VersionName) -> DatasetVersion:
+    async def groups(self, version: DatasetVersion) -> AsyncGenerator[Sequence[Content]]:
+        """What all examples hold, a row group of them at a time. Raises VersionDamaged."""
+        file = await _VersionFile.open(self._blobs, version)
+        for group in file.groups:
+            yield await file.read(group)
+
+    async def version(self, name: VersionName) -> DatasetVersion:
+        """By its id or as `latest`. Raises DatasetVersionNotFound."""
         async with self._store.reading() as tables:
             return await require_version(tables.datasets, name)
 
-    async def _examples(self, version: DatasetVersion, first: int, count: int) -> Sequence[Example]:
+    async def examples(self, version: DatasetVersion, first: int, count: int) -> Sequence[Example]:
         """Up to `count` examples from `first` on that have MAX_PAGE_BYTES together; at least one if
         there is one."""
         examples: list[Example] = []
@@ -156,22 +165,27 @@ def _size_bytes(content: Content) -> int:
     """The size on the wire, estimated from above."""
     if isinstance(content, str):
         return len(content.encode()) + _MESSAGE_OVERHEAD_BYTES
-    return sum(len(turn.content.encode()) + _MESSAGE_OVERHEAD_BYTES for turn in content)
+    if isinstance(content, Preference):
+        answers = sum(map(_turn_bytes, (*content.chosen, *content.rejected)))
+        return _size_bytes(content.prompt) + answers
+    return len(content.tools.encode()) + sum(map(_turn_bytes, content))
+
+
+def _turn_bytes(turn: Message) -> int:
+    texts = [turn.content, turn.name, turn.tool_call_id]
+    for call in turn.tool_calls:
+        texts += [call.id, call.name, call.arguments]
+    overhead = _MESSAGE_OVERHEAD_BYTES * (1 + len(turn.tool_calls))
+    return overhead + sum(len(text.encode()) for text in texts)
 
 
 def _json_lines(contents: Iterable[Content]) -> bytes:
     return b"".join(orjson.dumps(_line(content)) + b"\n" for content in contents)
 
 
-def _line(content: Content) -> dict[str, object]:
+def _line(content: Content) -> Row:
     if isinstance(content, str):
-        return {"text": content}
-    return {"messages": [_turn(turn) for turn in content]}
-
-
-def _turn(message: Message) -> dict[str, str | float]:
-    """As OpenAI writes it: an assistant's turn of weight 0 is not learnt."""
-    turn: dict[str, str | float] = {"role": message.role.value, "content": message.content}
-    if message.role is Role.ASSISTANT and message.loss_weight != 1.0:
-        turn["weight"] = message.loss_weight or 0
-    return turn
+        return plain_text.write(content)
+    if isinstance(content, Preference):
+        return preferences.write(content)
+    return chat.write(content)

@@ -13,7 +13,7 @@ from services.common.faults import (
     Violation,
 )
 from services.dataset.domain.flaws import FlawCode
-from services.dataset.domain.names import DatasetName, VersionName
+from services.dataset.domain.names import BaseModelName, DatasetName, VersionName
 
 
 class DatasetNotFound(NotFound):
@@ -28,12 +28,17 @@ class DatasetVersionNotFound(NotFound):
 
 @dataclass(frozen=True, slots=True)
 class LineFault:
-    """One flaw of one line. `line` counts from 1; `pointer` is a JSON pointer of ≤ 64 bytes."""
+    """One flaw of one line. `line` counts from 1; `pointer` is a JSON pointer of ≤ 64 bytes.
+
+    `byte_offset` is where the line begins in the upload, decompressed; None where rows have no
+    place of their own.
+    """
 
     line: int
     code: FlawCode
     pointer: str
     message: str
+    byte_offset: int | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,17 @@ class UploadTooLarge(ResourceExhausted):
         )
 
 
+class DecompressedTooLarge(ResourceExhausted):
+    """What a compressed upload holds is larger than this server takes."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(
+            "DECOMPRESSED_TOO_LARGE",
+            f"an upload may have {limit_bytes} bytes when it is decompressed; split the dataset",
+            limit_bytes=limit_bytes,
+        )
+
+
 class VersionIdTaken(FailedPrecondition):
     """Two digests begin alike, so that their versions would have one id."""
 
@@ -146,3 +162,59 @@ class VersionDamaged(DataLoss):
             "the stored file is damaged; restore the blob from a backup",
             resource=name,
         )
+
+
+class RegistryUnknown(FailedPrecondition):
+    """This service is told of no registry, which alone knows the base models."""
+
+    def __init__(self) -> None:
+        text = "this service knows no registry; set ANNEAL_REGISTRY_ADDRESS"
+        super().__init__("REGISTRY_UNKNOWN", text)
+
+
+class BaseModelNotFound(NotFound):
+    def __init__(self, name: BaseModelName) -> None:
+        text = f"{name} is not on the registry's list"
+        Fault.__init__(self, "BASE_MODEL_NOT_FOUND", text, resource=name)
+
+
+class BaseModelElsewhere(FailedPrecondition):
+    """A hub has the base model's files, and this installation has not."""
+
+    def __init__(self, name: BaseModelName) -> None:
+        super().__init__(
+            "BASE_MODEL_ELSEWHERE",
+            f"the files of {name} are a hub's; list a directory of them with the registry",
+            resource=name,
+        )
+
+
+class TokenizerUnusable(FailedPrecondition):
+    """The base model's files hold no tokenizer that can be read."""
+
+    def __init__(self, name: BaseModelName, why: str) -> None:
+        super().__init__("TOKENIZER_UNUSABLE", f"{name}: {why}", resource=name, why=why)
+
+
+class ChatTemplateUnsupported(FailedPrecondition):
+    """The base model has no chat template that writes conversations."""
+
+    def __init__(self, name: BaseModelName, why: str) -> None:
+        super().__init__("TEMPLATE_UNSUPPORTED", f"{name}: {why}", resource=name, why=why)
+
+
+class PreferencesUnsupported(FailedPrecondition):
+    """No training reads preferences, so there are no tokens that it would see."""
+
+    def __init__(self, name: VersionName) -> None:
+        text = f"{name} holds preferences, which no job trains on"
+        super().__init__("PREFERENCES_UNSUPPORTED", text, resource=name)
+
+
+class RowOutOfRange(InvalidArgument):
+    """The version has fewer rows."""
+
+    def __init__(self, row: int, row_count: int) -> None:
+        text = f"{row} is none of the rows 0 to {row_count - 1}"
+        violation = Violation("first_row", text, "ROW_OUT_OF_RANGE")
+        super().__init__([violation], row=row, row_count=row_count)

@@ -17,10 +17,21 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from services.common.faults import InvalidArgument
-from services.dataset.domain.examples import TextFields
+from services.dataset.domain.containers.choices import (
+    CHUNK_CHARACTERS,
+    OVERLAP_CHARACTERS,
+    ContainerKind,
+    DocumentChoice,
+    DocumentKind,
+    PackingChoice,
+)
+from services.dataset.domain.formats import plain_text, prompt_completion
+from services.dataset.domain.formats.catalogue import FORMATS, Shape
 from services.dataset.domain.names import DatasetName
 from services.dataset.domain.resources import SourceFormat
 
+_LATER_FIELDS = ("columns", "container", "document")
+"""Unset they are no part of the fingerprint: what was sent to an earlier version is the same."""
 _UUID4 = TypeAdapter(UUID4)
 
 
@@ -41,10 +52,30 @@ def _require_uuid4(text: str) -> str:
         raise PydanticCustomError("request_id_invalid", "must be a UUID4") from error
 
 
+class DocumentChunks(BaseModel):
+    """How a document becomes texts. Raises pydantic.ValidationError."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: DocumentKind | None = None
+    chunk_characters: int = CHUNK_CHARACTERS
+    overlap_characters: int = OVERLAP_CHARACTERS
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        self.choice()
+        return self
+
+    def choice(self) -> DocumentChoice:
+        """Raises ValueError."""
+        return DocumentChoice(self.kind, self.chunk_characters, self.overlap_characters)
+
+
 class UploadHeader(BaseModel):
     """The header of an upload. Raises pydantic.ValidationError with every violation.
 
-    `format` None means: as the first readable line says.
+    `format` None means: as the first readable line says. `columns` are by the format's fields; the
+    three fields below it are older names for some of them.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -52,6 +83,9 @@ class UploadHeader(BaseModel):
     parent: Annotated[DatasetName, BeforeValidator(_parse_parent)]
     request_id: Annotated[str, AfterValidator(_require_uuid4)] = ""
     format: SourceFormat | None = None
+    columns: dict[str, str] = {}
+    container: ContainerKind | None = None
+    document: DocumentChunks | None = None
     prompt_field: str = ""
     completion_field: str = ""
     text_field: str = ""
@@ -59,38 +93,68 @@ class UploadHeader(BaseModel):
     validate_only: bool = False
 
     @model_validator(mode="after")
-    def _fields_fit(self) -> Self:
-        fields = self.fields
-        if fields.prompt == fields.completion:
-            raise ValueError("prompt_field and completion_field must be two fields")
+    def _columns_fit(self) -> Self:
         if self.text_field and (self.prompt_field or self.completion_field):
             raise ValueError(
                 "text_field is for plain texts, prompt_field and completion_field for pairs; an "
                 "upload holds only one of the two"
             )
-        if fields.named and self.format not in (fields.named, None):
-            format_name = fields.named.value.replace("_", "/")
+        is_document = self.container is ContainerKind.DOCUMENT
+        if self.document and not is_document:
+            raise ValueError("document says how a document is read; name that container too")
+        shape = self.shape
+        if is_document and shape not in (None, Shape(SourceFormat.TEXT)):
+            raise ValueError("a document becomes plain texts; leave format and columns out")
+        if shape is None:
+            if self.columns:
+                raise ValueError("columns are named by the fields of a format; name it too")
+            return self
+        if self._older and self.format not in (shape.format, None):
+            format_name = shape.format.value.replace("_", "/")
             raise ValueError(f"the named fields are for the {format_name} format alone")
+        _check_columns(shape)
         return self
 
     @property
-    def fields(self) -> TextFields:
-        return TextFields(
-            self.prompt_field or TextFields.prompt,
-            self.completion_field or TextFields.completion,
-            self.text_field or TextFields.text,
-            named=self._named,
-        )
+    def shape(self) -> Shape | None:
+        """None: as the first readable line says."""
+        if self.text_field:
+            return Shape(SourceFormat.TEXT, {**self._older, **self.columns})
+        if self._older:
+            return Shape(SourceFormat.PROMPT_COMPLETION, {**self._older, **self.columns})
+        return Shape(self.format, self.columns) if self.format else None
 
     @property
-    def _named(self) -> SourceFormat | None:
-        if self.prompt_field or self.completion_field:
-            return SourceFormat.PROMPT_COMPLETION
-        return SourceFormat.TEXT if self.text_field else None
+    def packing(self) -> PackingChoice:
+        document = self.document.choice() if self.document else DocumentChoice()
+        return PackingChoice(self.container, document)
+
+    @property
+    def _older(self) -> dict[str, str]:
+        given = {
+            prompt_completion.PROMPT: self.prompt_field,
+            prompt_completion.COMPLETION: self.completion_field,
+            plain_text.TEXT: self.text_field,
+        }
+        return {name: column for name, column in given.items() if column}
 
     def fingerprint(self, source_digest: str) -> str:
         """What tells two uploads of one request_id apart."""
-        return hashlib.sha256(f"{self.model_dump_json()}{source_digest}".encode()).hexdigest()
+        later_fields = {name for name in _LATER_FIELDS if not getattr(self, name)}
+        own = self.model_dump_json(exclude=later_fields)
+        return hashlib.sha256(f"{own}{source_digest}".encode()).hexdigest()
+
+
+def _check_columns(shape: Shape) -> None:
+    """Raises ValueError."""
+    fields = FORMATS[shape.format].fields
+    unknown = sorted(shape.columns.keys() - set(fields))
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)}: the format has {', '.join(fields)}")
+    columns = [shape.columns.get(name, name) for name in fields]
+    twice = sorted({column for column in columns if columns.count(column) > 1})
+    if twice:
+        raise ValueError(f"{', '.join(twice)}: two fields must be two columns")
 
 
 class UploadRequest(BaseModel):

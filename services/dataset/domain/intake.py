@@ -11,20 +11,19 @@ from typing import BinaryIO, Protocol
 
 from services.dataset.domain import canonical
 from services.dataset.domain.canonical import CanonicalWriter
+from services.dataset.domain.containers.choices import ContainerKind, PackingChoice
+from services.dataset.domain.containers.entries import Broken, Entry, Record
+from services.dataset.domain.containers.opening import Opening
 from services.dataset.domain.errors import EmptyUpload, LineFault, Rejection, UploadRejected
-from services.dataset.domain.examples import (
-    ReadExample,
-    TextFields,
-    format_of,
-    reader,
-    require_object,
-)
 from services.dataset.domain.flaws import BadLine, Flaw, FlawCode
-from services.dataset.domain.lines import MAX_LINE_BYTES, Line, LineSplitter
+from services.dataset.domain.formats.catalogue import FORMATS, ReadRow, Shape, format_of
+from services.dataset.domain.formats.rows import Row, require_object
+from services.dataset.domain.lines import MAX_LINE_BYTES
 from services.dataset.domain.resources import SourceFormat
-from services.dataset.domain.strict_json import Json, parse
+from services.dataset.domain.strict_json import parse
 
 MAX_FAULTS_KEPT = 100
+DEFAULT_LIMIT_BYTES = 8 * 1024**3
 
 _TOO_LONG = Flaw(FlawCode.LINE_TOO_LONG, f"a line may have {MAX_LINE_BYTES} bytes")
 
@@ -58,11 +57,11 @@ class Faults:
         self.count = 0
         self.kept: list[LineFault] = []
 
-    def add(self, line: int, flaws: Iterable[Flaw]) -> None:
+    def add(self, line: int, flaws: Iterable[Flaw], offset: int | None = None) -> None:
         for flaw in flaws:
             self.count += 1
             if len(self.kept) < MAX_FAULTS_KEPT:
-                self.kept.append(LineFault(line, flaw.code, flaw.pointer, flaw.message))
+                self.kept.append(LineFault(line, flaw.code, flaw.pointer, flaw.message, offset))
 
 
 @dataclass(frozen=True)
@@ -76,62 +75,87 @@ class Examined:
 
 
 class Intake:
-    """Checks every line and writes the canonical file to `file`, up to the first fault: from then
-    on it only looks for more. Memory: one line, one row group, and the faults kept."""
+    """Checks every row and writes the canonical file to `file`, up to the first fault: from then on
+    it only looks for more. Memory: one row, one row group, the faults kept, and what `Opening`
+    takes.
+
+    `limit_bytes` is how much a compressed upload may hold.
+    """
 
     def __init__(
         self,
-        source_format: SourceFormat | None,
-        fields: TextFields,
+        shape: Shape | None,
         file: BinaryIO,
         spool_dir: Path | None = None,
+        choice: PackingChoice | None = None,
+        limit_bytes: int = DEFAULT_LIMIT_BYTES,
     ) -> None:
-        self._fields = fields
+        choice = choice or PackingChoice()
+        if choice.container is ContainerKind.DOCUMENT:
+            shape = Shape(SourceFormat.TEXT)
+        self._shape = shape
         self._file = file
-        self._lines = LineSplitter()
+        self._opening = Opening(choice, _columns(shape), limit_bytes, spool_dir)
         self._writer = CanonicalWriter(file, spool_dir)
         self._faults = Faults()
-        self._format = source_format
-        self._read: ReadExample | None = reader(source_format, fields) if source_format else None
+        self._read: ReadRow | None = shape.reader() if shape else None
 
     def feed(self, chunk: bytes) -> None:
-        self._take(self._lines.feed(chunk))
+        """Raises DecompressedTooLarge."""
+        self._take(self._opening.feed(chunk))
 
     def close(self) -> None:
         """Lets go of the file, whatever is in it."""
+        self._opening.close()
         self._writer.abandon()
 
     def end(self) -> Examined:
-        """Completes the file. Raises UploadRejected, EmptyUpload."""
-        self._take(self._lines.end())
+        """Completes the file. Raises UploadRejected, EmptyUpload, DecompressedTooLarge."""
+        self._take(self._opening.end())
         self._writer.close()
         if self._faults.count:
             kept = tuple(self._faults.kept)
-            raise UploadRejected(Rejection(kept, self._faults.count, self._lines.count))
-        if self._format is None or not self._writer.example_count:
+            raise UploadRejected(Rejection(kept, self._faults.count, self._opening.count))
+        if self._shape is None or not self._writer.example_count:
             raise EmptyUpload
         digest = canonical.digest(self._file)
-        return Examined(digest, self._file.tell(), self._writer.example_count, self._format)
+        return Examined(digest, self._file.tell(), self._writer.example_count, self._shape.format)
 
-    def _take(self, lines: Iterable[Line]) -> None:
-        for line in lines:
-            if line.text is None:
-                self._faults.add(line.number, [_TOO_LONG])
-            elif line.text and not line.text.isspace():
-                self._take_line(line.number, line.text)
+    def _take(self, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            try:
+                row = row_of(entry)
+                if row is None:
+                    continue
+                content = (self._read or self._settle_shape(row))(row)
+            except BadLine as bad:
+                self._faults.add(entry.number, bad.flaws, entry.offset)
+            else:
+                if not self._faults.count:
+                    self._writer.append(content)
 
-    def _take_line(self, number: int, text: bytes) -> None:
-        try:
-            row = require_object(parse(text))
-            content = (self._read or self._settle_format(row))(row)
-        except BadLine as bad:
-            self._faults.add(number, bad.flaws)
-        else:
-            if not self._faults.count:
-                self._writer.append(content)
-
-    def _settle_format(self, row: dict[str, Json]) -> ReadExample:
-        """The first line that can be read says in which format all are."""
-        self._format = format_of(row, self._fields)
-        self._read = reader(self._format, self._fields)
+    def _settle_shape(self, row: Row) -> ReadRow:
+        """The first row that can be read says in which format all are."""
+        self._shape = Shape(format_of(row))
+        self._read = self._shape.reader()
         return self._read
+
+
+def row_of(entry: Entry) -> Row | None:
+    """None for a blank line. Raises BadLine for one that holds no row."""
+    if isinstance(entry, Record):
+        return entry.row
+    if isinstance(entry, Broken):
+        raise BadLine(*entry.flaws)
+    if entry.text is None:
+        raise BadLine(_TOO_LONG)
+    if not entry.text or entry.text.isspace():
+        return None
+    return require_object(parse(entry.text))
+
+
+def _columns(shape: Shape | None) -> list[str] | None:
+    """Those that a caller wants who names any; None: all that there are."""
+    if shape is None or not shape.columns:
+        return None
+    return [shape.columns.get(name, name) for name in FORMATS[shape.format].fields]

@@ -9,6 +9,14 @@ LATEST = "latest"
 
 
 @dataclass(frozen=True)
+class BaseModelName(ResourceName):
+    """`baseModels/tiny-base`, of the registry."""
+
+    pattern = "baseModels/{base_model}"
+    base_model: str
+
+
+@dataclass(frozen=True)
 class DatasetName(ResourceName):
     """`projects/default/datasets/support`."""
 

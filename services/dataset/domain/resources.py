@@ -12,8 +12,12 @@ class SourceFormat(StrEnum):
     """How the lines of an upload hold their examples."""
 
     CHAT = "chat"
+    SHAREGPT = "sharegpt"
+    ALPACA = "alpaca"
     PROMPT_COMPLETION = "prompt_completion"
+    CHATML = "chatml"
     TEXT = "text"
+    PREFERENCE = "preference"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from io import BufferedRandom
 from pathlib import Path
+from typing import BinaryIO
 
 from services.common.clock import Clock
 from services.common.ids import NewId, content_id
@@ -24,8 +25,10 @@ from services.dataset.domain.resources import DatasetVersion
 
 @dataclass(frozen=True)
 class UploadLimits:
-    """`spool_dir` holds one file per upload in progress, at most as large as its examples, for a
-    while two; None is the system's directory for temporary files."""
+    """`max_bytes` holds for an upload as it comes, and again for what is compressed in it.
+    `spool_dir` holds one file per upload in progress, at most as large as its examples, for a while
+    two, and one more as large as the upload if that is a Parquet file or a document; None is the
+    system's directory for temporary files."""
 
     max_bytes: int
     spool_dir: Path | None = None
@@ -56,7 +59,7 @@ class Uploads:
         source = Source()
         with (
             _spool_file(self._limits.spool_dir) as file,
-            closing(Intake(header.format, header.fields, file, self._limits.spool_dir)) as intake,
+            closing(self._intake(header, file)) as intake,
         ):
             await receive(chunks, (source, intake), limit_bytes=self._limits.max_bytes)
             _require_digest(header, source)
@@ -66,6 +69,10 @@ class Uploads:
                 return await self._as_if_stored(version)
             await self._blobs.put_file(Path(file.name))
         return await self._add(header, source, version)
+
+    def _intake(self, header: UploadHeader, file: BinaryIO) -> Intake:
+        limits = self._limits
+        return Intake(header.shape, file, limits.spool_dir, header.packing, limits.max_bytes)
 
     async def _is_answered(self, header: UploadHeader) -> bool:
         if header.validate_only:

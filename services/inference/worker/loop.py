@@ -85,7 +85,9 @@ class Worker:
 
 
 def _conversation(turns: tuple[protocol.WireTurn, ...], *, train: bool) -> Conversation:
-    return tuple(
-        Message(ChatRole(turn.role), turn.content, train=train and turn.role == "assistant")
-        for turn in turns
+    return Conversation.of(
+        *(
+            Message(ChatRole(turn.role), turn.content, train=train and turn.role == "assistant")
+            for turn in turns
+        )
     )

@@ -1,7 +1,8 @@
-"""The dataset file: Parquet with a column `messages` of conversations, or `text` of plain texts.
+"""The dataset file: Parquet with a column of conversations, or `text` of plain texts.
 
-A message has a role, a content, and `train`, which says whether it is learnt; in a file of weighted
-messages `weight` in place of that, 0 of those that are not learnt.
+In a column `messages` a message has a role, a content, and `train`, which says whether it is
+learnt; in a file of weighted messages `weight` in place of that, 0 of those that are not learnt. In
+a column `conversation` there are tools beside the messages, and calls of them in these.
 """
 
 from collections.abc import Generator, Iterator
@@ -12,25 +13,35 @@ from typing import Any
 import pyarrow as pa
 from pyarrow.parquet import ParquetFile
 
-from services.chat.conversation import Conversation, Message, Role
+from services.chat.conversation import Conversation, Message, Role, ToolCall
 from services.trainer.engine.errors import InvalidData
 
 _arrow: Any = pa  # untyped package
 _parquet_file: Any = ParquetFile
 
-_MESSAGES, _TEXT = "messages", "text"
+_MESSAGES, _CONVERSATION, _TEXT = "messages", "conversation", "text"
+_PREFERENCE = "preference"
 
 
 def holds_texts(path: Path) -> bool:
     """Whether the dataset is of plain texts. Raises InvalidData if it is no Parquet."""
     with _opened(path) as file:
-        names = file.schema_arrow.names
-    return _TEXT in names and _MESSAGES not in names
+        names = set(file.schema_arrow.names)
+    return _TEXT in names and names.isdisjoint((_MESSAGES, _CONVERSATION))
 
 
 def conversations(path: Path) -> Iterator[Conversation]:
     """Raises InvalidData if the file, or one of its rows, is not what it should be."""
-    return map(_conversation, _rows(path, _MESSAGES))
+    with _opened(path) as file:
+        names = file.schema_arrow.names
+    if _PREFERENCE in names:
+        raise InvalidData(
+            f"{path.name} holds preferences between answers, and conversations are learnt here; "
+            "take a dataset of conversations"
+        )
+    if _CONVERSATION in names:
+        return map(_conversation, _rows(path, _CONVERSATION))
+    return (_conversation({_MESSAGES: messages}) for messages in _rows(path, _MESSAGES))
 
 
 def texts(path: Path) -> Iterator[str]:
@@ -60,7 +71,8 @@ def _opened(path: Path) -> Generator[Any]:
 
 def _conversation(row: Any) -> Conversation:
     try:
-        return tuple(map(_message, row))
+        messages = tuple(map(_message, row[_MESSAGES]))
+        return Conversation(messages, row.get("tools") or "")
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidData(
             "messages must be a list of role, content and train or weight, but a row is "
@@ -69,11 +81,16 @@ def _conversation(row: Any) -> Conversation:
 
 
 def _message(message: Any) -> Message:
-    role, content = Role(message["role"]), _text(message["content"])
-    if "weight" not in message:
-        return Message(role, content, bool(message["train"]))
-    weight = float(message["weight"])
-    return Message(role, content, train=True, weight=weight) if weight else Message(role, content)
+    weight = float(message["weight"] if "weight" in message else bool(message["train"]))
+    return Message(
+        Role(message["role"]),
+        _text(message["content"]),
+        train=weight > 0,
+        weight=weight or 1.0,
+        tool_calls=tuple(ToolCall(**call) for call in message.get("tool_calls", ())),
+        tool_call_id=message.get("tool_call_id", ""),
+        name=message.get("name", ""),
+    )
 
 
 def _text(content: object) -> str:

@@ -16,7 +16,13 @@ from grpc_status import rpc_status
 from anneal.abtest.v1 import ab_test_service_pb2 as abtest
 from anneal.abtest.v1.experiment_pb2 import Pair
 from anneal.common.v1.conversation_pb2 import ROLE_USER, ChatMessage
-from anneal.dataset.v1.dataset_pb2 import Dataset, Example
+from anneal.dataset.v1.dataset_pb2 import (
+    Dataset,
+    DatasetFormat,
+    Example,
+    MaskProof,
+    TokenizedExample,
+)
 from anneal.dataset.v1.dataset_service_pb2 import UploadHeader
 from anneal.registry.v1.model_pb2 import ModelAlias
 from anneal.trainer.v1 import tuning_job_service_pb2 as trainer
@@ -53,6 +59,12 @@ class World:
         ]
     )
     """What every version holds."""
+    tokenized: list[TokenizedExample] = field(default_factory=list)
+    """What training would see of every version."""
+    proofs: list[MaskProof] = field(default_factory=list)
+    """How far the proof of a version comes; the last one is complete, if there are two."""
+    detected: DatasetFormat = field(default_factory=lambda: DatasetFormat(format=1))
+    """How the service would read every file."""
     uploads_cut_off: int = 0
     """How many uploads break half way."""
 

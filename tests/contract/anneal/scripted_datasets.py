@@ -8,7 +8,13 @@ import grpc
 from google.protobuf.empty_pb2 import Empty
 
 from anneal.dataset.v1 import dataset_service_pb2 as dataset_service
-from anneal.dataset.v1.dataset_pb2 import Dataset, DatasetVersion, LineFault, UploadRejection
+from anneal.dataset.v1.dataset_pb2 import (
+    Dataset,
+    DatasetFormat,
+    DatasetVersion,
+    LineFault,
+    UploadRejection,
+)
 from anneal.dataset.v1.dataset_service_pb2_grpc import DatasetServiceServicer
 from tests.contract.anneal.scripted import (
     VERSION_ID,
@@ -57,6 +63,10 @@ class ScriptedDatasets(DatasetServiceServicer):
             digest=hashlib.sha256(content).hexdigest(),
         )
 
+    def DetectDatasetFormat(self, request: Any, context: Context) -> DatasetFormat:
+        self.world.heard("DetectDatasetFormat", request, context)
+        return self.world.detected
+
     def GetDataset(self, request: Any, context: Context) -> Dataset:
         self.world.heard("GetDataset", request, context)
         found = [one for one in self.world.datasets if one.name == request.name]
@@ -87,6 +97,16 @@ class ScriptedDatasets(DatasetServiceServicer):
         self.world.heard("PreviewDatasetVersion", request, context)
         items, token = page_of(self.world.examples, request.page_token)
         return dataset_service.PreviewDatasetVersionResponse(examples=items, next_page_token=token)
+
+    def PreviewTokens(self, request: Any, context: Context) -> Any:
+        self.world.heard("PreviewTokens", request, context)
+        items, token = page_of(self.world.tokenized, request.page_token)
+        return dataset_service.PreviewTokensResponse(examples=items, next_page_token=token)
+
+    def ProveMasks(self, request: Any, context: Context) -> Iterator[Any]:
+        self.world.heard("ProveMasks", request, context)
+        for number, proof in enumerate(self.world.proofs):
+            yield dataset_service.ProveMasksResponse(proof=proof, complete=number == 1)
 
     def DownloadDatasetVersion(self, request: Any, context: Context) -> Iterator[Any]:
         content = self.world.uploads[-1][1]

@@ -1,5 +1,6 @@
 """The `anneal` command against the scripted services: what it prints, and how it exits."""
 
+import io
 import json
 import subprocess
 import sys
@@ -12,7 +13,14 @@ import pytest
 from anneal.abtest.v1.experiment_pb2 import Pair
 from anneal.cli.root import NOUNS, run
 from anneal.common.v1.conversation_pb2 import ROLE_ASSISTANT, ROLE_USER, ChatMessage
-from anneal.dataset.v1.dataset_pb2 import Dataset, Example
+from anneal.dataset.v1.dataset_pb2 import (
+    SOURCE_FORMAT_ALPACA,
+    SOURCE_FORMAT_PROMPT_COMPLETION,
+    Dataset,
+    DatasetFormat,
+    Example,
+    LineFault,
+)
 from anneal.trainer.v1.tuning_job_pb2 import TuningJob
 from tests.contract.anneal.scripted import VERSION_ID, World, bad_request, chat_lines, status
 
@@ -50,6 +58,67 @@ def test_push_only_to_validate(world: World, tmp_path: Path, capsys: Captured) -
     header = world.uploads[0][0]
     assert header.validate_only
     assert (header.prompt_field, header.completion_field) == ("question", "answer")
+
+
+def renamed() -> DatasetFormat:
+    columns = {"prompt": "question", "completion": "answer"}
+    return DatasetFormat(
+        format=SOURCE_FORMAT_PROMPT_COMPLETION,
+        columns=columns,
+        dropped_columns=["id"],
+        row_count=100,
+        readable_count=99,
+        faults=[LineFault(line=3, code="EMPTY", pointer="/answer", message="must not be empty")],
+    )
+
+
+def test_push_shows_what_was_found_and_takes_it(
+    world: World, tmp_path: Path, capsys: Captured
+) -> None:
+    file = tmp_path / "table.jsonl"
+    file.write_bytes(chat_lines(3))
+    world.detected = renamed()
+    assert run(["dataset", "push", str(file), "--yes"]) == 0
+    header = world.uploads[0][0]
+    assert header.format == SOURCE_FORMAT_PROMPT_COMPLETION
+    assert dict(header.columns) == dict(world.detected.columns)
+    assert capsys.readouterr().err.splitlines() == [
+        "line 3 at /answer: EMPTY, must not be empty",
+        "format: prompt-completion (99 of the first 100 rows can be read so)",
+        "  completion ← column answer",
+        "  prompt ← column question",
+        "  dropped: id",
+    ]
+    (request,) = world.requests("DetectDatasetFormat")
+    assert (request.head, request.complete) == (chat_lines(3), True)
+
+
+def test_push_asks_before_it_drops_a_column(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "table.jsonl"
+    file.write_bytes(chat_lines(3))
+    world.detected = renamed()
+    monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
+    assert run(["dataset", "push", str(file)]) != 0
+    assert not world.uploads
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    assert run(["dataset", "push", str(file)]) == 0
+
+
+def test_push_reads_a_file_as_it_is_told(world: World, tmp_path: Path, capsys: Captured) -> None:
+    file = tmp_path / "table.jsonl"
+    file.write_bytes(chat_lines(3))
+    options = ["--format", "alpaca", "--column", "output=answer", "--column", "input=about"]
+    assert run(["dataset", "push", str(file), *options]) == 0
+    header = world.uploads[0][0]
+    assert header.format == SOURCE_FORMAT_ALPACA
+    assert dict(header.columns) == {"output": "answer", "input": "about"}
+    assert not world.requests("DetectDatasetFormat")
+    assert run(["dataset", "push", str(file), "--format", "csv"]) == 2
+    assert "formats are chat, prompt-completion, text, alpaca, sharegpt" in capsys.readouterr().err
+    assert run(["dataset", "push", str(file), "--column", "answer"]) == 2
+    assert len(world.uploads) == 1
 
 
 def test_push_names_the_field_of_plain_texts(world: World, tmp_path: Path) -> None:

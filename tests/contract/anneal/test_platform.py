@@ -62,6 +62,9 @@ def test_everything_serves_and_is_found_by_its_directory(
     file.write_bytes(LINE)
     with Client(environment={"ANNEAL_DATA_DIR": str(data_dir)}) as client:
         assert client.datasets.upload(file, "one").example_count == 1
+        (row,) = client.datasets.tokens("one", "tiny-base")
+        assert row.sequences[0].trained_token_count > 0
+        assert client.datasets.prove_masks("one", "tiny-base").row_count == 1
         assert list(client.jobs.list()) == []
         assert list(client.models.list()) == []
         assert list(client.experiments.list()) == []

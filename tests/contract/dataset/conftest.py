@@ -15,7 +15,9 @@ from services.common.paging import PageTokens
 from services.common.server import ServerSettings, running
 from services.common.store import Store, open_engine
 from services.dataset.__main__ import DETAIL_ENCODERS, MIGRATIONS, dataset_service
+from services.dataset.adapters.registry import NoRegistry
 from services.dataset.adapters.sql import dataset_tables
+from services.dataset.domain.masks import BaseModels
 from services.dataset.domain.uploads import UploadLimits
 from tests.contract.dataset.caller import Caller
 from tests.schemas import bring_up
@@ -42,7 +44,11 @@ async def reader(sqlite_url: str, tmp_path: Path) -> AsyncGenerator[Caller]:
 
 @asynccontextmanager
 async def serving(
-    database_url: str, tmp_path: Path, keys_file: Path | None = None, api_key: str | None = None
+    database_url: str,
+    tmp_path: Path,
+    keys_file: Path | None = None,
+    api_key: str | None = None,
+    base_models: BaseModels | None = None,
 ) -> AsyncGenerator[Caller]:
     blobs_dir, spool_dir = tmp_path / "blobs", tmp_path / "spool"
     spool_dir.mkdir()
@@ -50,7 +56,8 @@ async def serving(
     await bring_up(database_url, MIGRATIONS)
     store = Store(open_engine(database_url), dataset_tables)
     limits = UploadLimits(MAX_UPLOAD_BYTES, spool_dir)
-    service = dataset_service(store, blobs, PageTokens(b"s" * 16), limits, SystemClock())
+    tokens, models = PageTokens(b"s" * 16), base_models or NoRegistry()
+    service = dataset_service(store, blobs, tokens, limits, SystemClock(), models)
     async with (
         running(
             ServerSettings(keys_file=keys_file, drain_s=0),

@@ -1,6 +1,7 @@
 """UploadDatasetVersion, as a caller sees it."""
 
 import asyncio
+import gzip
 import hashlib
 import re
 from dataclasses import replace
@@ -241,6 +242,16 @@ async def test_an_upload_that_is_too_large_is_refused_while_it_is_sent(caller: C
 
     assert (refused.code, refused.reason) == ("RESOURCE_EXHAUSTED", "UPLOAD_TOO_LARGE")
     assert await caller.kept() == NOTHING
+
+
+async def test_the_limit_holds_for_what_a_compressed_upload_holds(caller: Caller):
+    blank = gzip.compress(b" " * (1024 * 1024 - 1) + b"\n")
+
+    refused = await caller.refused(caller.upload(*[blank] * 33))
+
+    assert (refused.code, refused.reason) == ("RESOURCE_EXHAUSTED", "DECOMPRESSED_TOO_LARGE")
+    assert await caller.kept() == NOTHING
+    assert (await caller.upload(*[blank] * 3, gzip.compress(chat()))).example_count == 1
 
 
 async def test_validate_only_answers_alike_and_stores_nothing(caller: Caller):

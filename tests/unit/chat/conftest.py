@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from services.chat.encoder import ChatEncoder
 
-SPECIAL_TOKENS = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+SPECIAL_TOKENS = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|eot_id|>"]
 TEXT = ["The capital of France is Paris. What is 2 + 2? It is 4.", "user assistant system Hello!"]
 
 

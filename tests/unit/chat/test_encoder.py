@@ -34,6 +34,9 @@ REWRITING = (  # like the templates that drop the thinking of earlier turns
 )
 
 
+talk = Conversation.of
+
+
 def user(text: str) -> Message:
     return Message(Role.USER, text)
 
@@ -43,8 +46,8 @@ def answer(text: str, train: bool = True) -> Message:
 
 
 CONVERSATIONS: dict[str, Conversation] = {
-    "one turn": (user("What is the capital of France?"), answer("Paris.")),
-    "three turns": (
+    "one turn": talk(user("What is the capital of France?"), answer("Paris.")),
+    "three turns": talk(
         user("Hi"),
         answer("Hello there!"),
         user("2 + 2?"),
@@ -52,10 +55,10 @@ CONVERSATIONS: dict[str, Conversation] = {
         user("sure?"),
         answer("Yes"),
     ),
-    "system": (Message(Role.SYSTEM, "Be short."), user("Hi"), answer("Hello\n\nthere")),
-    "same text": (user("Paris"), answer("Paris"), user("Paris"), answer("Paris")),
-    "many scripts": (user("é 日本 🎉"), answer("🎉 日本 é")),
-    "empty answer": (user("Say nothing"), answer("")),
+    "system": talk(Message(Role.SYSTEM, "Be short."), user("Hi"), answer("Hello\n\nthere")),
+    "same text": talk(user("Paris"), answer("Paris"), user("Paris"), answer("Paris")),
+    "many scripts": talk(user("é 日本 🎉"), answer("🎉 日本 é")),
+    "empty answer": talk(user("Say nothing"), answer("")),
 }
 each_conversation = pytest.mark.parametrize("name", CONVERSATIONS)
 
@@ -100,8 +103,8 @@ def test_the_loss_covers_the_marked_answers_and_their_stop_tokens(
     template: str, model_directory: ModelDirectory
 ) -> None:
     directory = model_directory(template)
-    conversation = (user("a"), answer("Paris"), user("b"), answer("4", train=False))
-    conversation += (user("c"), answer("Hello!"))
+    known = (user("a"), answer("Paris"), user("b"), answer("4", train=False))
+    conversation = talk(*known, user("c"), answer("Hello!"))
     example = ChatEncoder.load(directory).encode(conversation, 999)
     assert trained_text(directory, example) == "Paris<|im_end|>Hello!<|im_end|>"
 
@@ -112,7 +115,7 @@ def test_a_space_before_an_answer_belongs_to_the_prompt(model_directory: ModelDi
         "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}"
         "{% if add_generation_prompt %}assistant: {% endif %}"
     )
-    example = ChatEncoder.load(directory).encode((user("What"), answer("is Paris.")), 999)
+    example = ChatEncoder.load(directory).encode(talk(user("What"), answer("is Paris.")), 999)
     assert trained_text(directory, example) == " Paris.</s>"
 
 
@@ -121,7 +124,7 @@ def test_a_stop_token_that_only_ends_the_whole_is_enough(model_directory: ModelD
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% else %}{{ eos_token }}{% endif %}"
     )
-    conversation = (user("a"), answer("Paris"), user("b"), answer("4"))
+    conversation = talk(user("a"), answer("Paris"), user("b"), answer("4"))
     example = ChatEncoder.load(directory).encode(conversation, 999)
     assert trained_text(directory, example) == "Paris\n4\n</s>"
 
@@ -147,14 +150,14 @@ def test_a_template_that_rewrites_history_is_refused_only_where_it_does(
 ) -> None:
     encoder = encoder_with(REWRITING)
     thought = answer("<think>hm</think>Paris")
-    assert any(encoder.encode((user("a"), thought), 999).labeled)
+    assert any(encoder.encode(talk(user("a"), thought), 999).labeled)
     with pytest.raises(TemplateUnsupported, match="assistant turn 1 is not where"):
-        encoder.encode((user("a"), thought, user("b"), answer("4")), 999)
+        encoder.encode(talk(user("a"), thought, user("b"), answer("4")), 999)
 
 
 def test_an_example_without_a_trained_answer_is_refused(encoder_with: EncoderWith) -> None:
     with pytest.raises(NoLabeledTokens) as raised:
-        encoder_with(PLAIN).encode((user("a"), answer("b", train=False)), 999)
+        encoder_with(PLAIN).encode(talk(user("a"), answer("b", train=False)), 999)
     assert not raised.value.truncated
 
 
@@ -202,7 +205,7 @@ def test_the_template_may_stand_in_the_tokenizer_config(model_directory: ModelDi
     named = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": PLAIN}]
     for chat_template in (PLAIN, named):
         directory = model_directory(None, chat_template=chat_template)
-        assert ChatEncoder.load(directory).prompt((user("Hi"),))
+        assert ChatEncoder.load(directory).prompt(talk(user("Hi")))
     with pytest.raises(TemplateUnsupported, match="no chat template"):
         ChatEncoder.load(model_directory(None))
 
@@ -230,8 +233,7 @@ def test_missing_and_broken_tokenizer_files_are_named(
 
 def test_the_same_data_gives_the_same_tokens_on_every_day(model_directory: ModelDirectory) -> None:
     directory = model_directory("{{ strftime_now('%d %b %Y') }}{{ messages[0].content }}")
-    assert ChatEncoder.load(directory).decode(ChatEncoder.load(directory).prompt((user("."),))) == (
-        "26 Jul 2024."
-    )
+    told = ChatEncoder.load(directory)
+    assert told.decode(told.prompt(talk(user(".")))) == "26 Jul 2024."
     today = ChatEncoder.load(directory, now=lambda: datetime(2030, 1, 2))
-    assert today.decode(today.prompt((user("."),))) == "02 Jan 2030."
+    assert today.decode(today.prompt(talk(user(".")))) == "02 Jan 2030."

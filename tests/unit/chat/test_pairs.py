@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.chat.conversation import Message, Role
+from services.chat.conversation import Conversation, Message, Role
 from services.chat.errors import NoLabeledTokens, TemplateUnsupported
 from services.chat.pairs import PairEncoder
 
@@ -17,6 +17,9 @@ def encoder(model_directory: Callable[..., Path]) -> PairEncoder:
     return PairEncoder.load(model_directory(None))
 
 
+talk = Conversation.of
+
+
 def user(content: str) -> Message:
     return Message(Role.USER, content)
 
@@ -26,7 +29,7 @@ def answer(content: str, train: bool = True) -> Message:
 
 
 def test_the_words_of_a_lone_user_are_the_source_as_they_are(encoder: PairEncoder) -> None:
-    (example,) = encoder.examples((user("What is 2 + 2?"), answer("It is 4.")), UNCUT)
+    (example,) = encoder.examples(talk(user("What is 2 + 2?"), answer("It is 4.")), UNCUT)
 
     assert encoder.decode(example.source_ids) == "What is 2 + 2?"
     assert encoder.decode(example.token_ids) == "It is 4."
@@ -39,7 +42,7 @@ def test_the_words_of_a_lone_user_are_the_source_as_they_are(encoder: PairEncode
 def test_each_trained_answer_is_an_example_with_all_before_it_as_its_source(
     encoder: PairEncoder,
 ) -> None:
-    conversation = (
+    conversation = talk(
         Message(Role.SYSTEM, "Be brief."),
         user("France?"),
         answer("Paris.", train=False),
@@ -59,7 +62,7 @@ def test_each_trained_answer_is_an_example_with_all_before_it_as_its_source(
 
 
 def test_an_answer_is_cut_where_it_does_not_fit_beside_its_source(encoder: PairEncoder) -> None:
-    conversation = (user("Hello!"), answer("Paris is the capital."))
+    conversation = talk(user("Hello!"), answer("Paris is the capital."))
     (whole,) = encoder.examples(conversation, UNCUT)
     limit = len(whole.source_ids) + 2
 
@@ -75,7 +78,7 @@ def test_an_answer_is_cut_where_it_does_not_fit_beside_its_source(encoder: PairE
 def test_an_answer_whose_source_fills_the_limit_is_told_of_without_tokens(
     encoder: PairEncoder,
 ) -> None:
-    conversation = (user("Hello!"), answer("Hello."), user("very " * 50), answer("Yes."))
+    conversation = talk(user("Hello!"), answer("Hello."), user("very " * 50), answer("Yes."))
     first, second = encoder.examples(conversation, UNCUT)
     limit = len(second.source_ids)
 
@@ -87,9 +90,9 @@ def test_an_answer_whose_source_fills_the_limit_is_told_of_without_tokens(
 
 def test_a_conversation_of_which_nothing_remains_is_refused(encoder: PairEncoder) -> None:
     with pytest.raises(NoLabeledTokens) as beyond:
-        encoder.examples((user("very " * 50), answer("Yes.")), 10)
+        encoder.examples(talk(user("very " * 50), answer("Yes.")), 10)
     with pytest.raises(NoLabeledTokens) as untrained:
-        encoder.examples((user("Hello!"), answer("Yes.", train=False)), UNCUT)
+        encoder.examples(talk(user("Hello!"), answer("Yes.", train=False)), UNCUT)
 
     assert (beyond.value.truncated, untrained.value.truncated) == (True, False)
 

@@ -12,7 +12,7 @@ from services.chat.conversation import Conversation, Message, Role
 from services.chat.errors import TemplateUnsupported
 from services.chat.template import ChatTemplate
 
-CONVERSATION = (
+CONVERSATION = Conversation.of(
     Message(Role.SYSTEM, "Be <brief> & kind."),
     Message(Role.USER, "  Hi\n"),
     Message(Role.ASSISTANT, "Hello\n\nthere ", train=True),
@@ -77,10 +77,10 @@ def test_spans_are_found_inside_macros_and_captures() -> None:
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"])), st.text("\ufdd0\ufdd1\ufdd2a"))
 def test_no_content_can_forge_a_span(question: str, answer: str) -> None:
-    conversation = (Message(Role.USER, question), Message(Role.ASSISTANT, answer))
+    turns = (Message(Role.USER, question), Message(Role.ASSISTANT, answer))
     rendering = compiled(
         "{{ messages[0].content }}|{% generation %}{{ messages[1].content }}{% endgeneration %}|"
-    ).render(conversation)
+    ).render(Conversation(turns))
     assert rendering.text == f"{question}|{answer}|"
     assert rendering.spans == ((len(question) + 1, len(question) + 1 + len(answer)),)
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from services.chat.conversation import Message, Role
+from services.chat.conversation import Conversation, Message, Role
 from services.chat.encoder import ChatEncoder
 from services.chat.pairs import PairEncoder
 from tests.unit.chat.test_encoder import PLAIN, TAGGED
 
-CONVERSATION = (
+CONVERSATION = Conversation.of(
     Message(Role.USER, "France?"),
     Message(Role.ASSISTANT, "Paris.", train=True, weight=0.5),
     Message(Role.USER, "Sure?"),
@@ -43,9 +43,10 @@ def test_where_each_label_counts_1_there_are_no_weights(
     unweighted = CONVERSATION[6:]
     assert encoder.encode(unweighted, 999).weights == []
 
-    whole = encoder.encode((*unweighted, *CONVERSATION[:2]), 999)
+    longer = Conversation.of(*unweighted, *CONVERSATION[:2])
+    whole = encoder.encode(longer, 999)
     beyond = whole.weights.index(0.5)
-    assert encoder.encode((*unweighted, *CONVERSATION[:2]), beyond).weights == []
+    assert encoder.encode(longer, beyond).weights == []
 
 
 def test_each_answer_of_a_pair_weighs_what_its_message_does(

@@ -25,7 +25,8 @@ from services.dataset.domain.layouts import WeightedConversations
 def asked(
     question: str, answer: str = "yes", *, train: bool = True, weight: float = 1.0
 ) -> Conversation:
-    return (Message(Role.USER, question), Message(Role.ASSISTANT, answer, train, weight))
+    answered = Message(Role.ASSISTANT, answer, train, weight)
+    return Conversation.of(Message(Role.USER, question), answered)
 
 
 def written(*examples: Content) -> bytes:
@@ -54,10 +55,10 @@ turns = (
 )
 
 
-conversations = st.lists(turns, min_size=1).map(tuple)
+conversations = st.lists(turns, min_size=1).map(lambda turns: Conversation(tuple(turns)))
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(conversations, min_size=1) | st.lists(st.text(), min_size=1))
 def test_what_is_written_is_read_and_written_alike_again(examples: list[Content]):
     content = written(*examples)
@@ -121,7 +122,7 @@ def test_plain_texts_are_a_column_of_their_own():
     content = written("One.", " two\n")
 
     assert pq.read_table(io.BytesIO(content)).to_pydict() == {"text": ["One.", " two\n"]}
-    assert content != written(*[(Message(Role.USER, text),) for text in ("One.", " two\n")])
+    assert content != written(*[Conversation.of(Message(Role.USER, t)) for t in ("One.", " two\n")])
 
 
 @pytest.mark.parametrize("examples", [("One.", asked("1+1?")), (asked("1+1?"), "One.")])

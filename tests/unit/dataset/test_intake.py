@@ -10,16 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.dataset.domain.errors import EmptyUpload, Rejection, UploadRejected
-from services.dataset.domain.examples import TextFields
+from services.dataset.domain.formats.catalogue import Shape
 from services.dataset.domain.intake import Examined, Intake
 from services.dataset.domain.lines import MAX_LINE_BYTES
 from services.dataset.domain.resources import SourceFormat
 
 
-def examined(
-    *chunks: bytes, source: SourceFormat | None = None, fields: TextFields | None = None
-) -> Examined:
-    intake = Intake(source, fields or TextFields(), io.BytesIO())
+def examined(*chunks: bytes, shape: Shape | None = None) -> Examined:
+    intake = Intake(shape, io.BytesIO())
     for chunk in chunks:
         intake.feed(chunk)
     return intake.end()
@@ -92,7 +90,7 @@ def test_the_fault_says_what_to_do():
         examined(chat() + b'\n{"messages": 7}')
 
     assert caught.value.message == (
-        "chunk: 1 fault in 2 lines; line 2 at /messages: WRONG_TYPE, must be a list of messages"
+        "chunk: 1 fault in 2 lines; line 2 at /messages: WRONG_TYPE, must be a list"
     )
     assert caught.value.reason == "UPLOAD_REJECTED"
 
@@ -123,26 +121,26 @@ def test_a_first_line_of_neither_format_is_taken_for_a_chat():
 
 
 def test_a_format_that_the_caller_gave_is_not_guessed():
-    assert faults(row(), source=SourceFormat.CHAT)[-1] == (1, "MISSING_FIELD", "/messages")
-    assert faults(chat(), source=SourceFormat.PROMPT_COMPLETION)[0][1] == "UNKNOWN_FIELD"
+    assert faults(row(), shape=Shape(SourceFormat.CHAT))[-1] == (1, "MISSING_FIELD", "/messages")
+    assert faults(chat(), shape=Shape(SourceFormat.PROMPT_COMPLETION))[0][1] == "UNKNOWN_FIELD"
 
 
 def test_a_table_with_named_columns_is_taken_as_it_is():
     first = b'{"question": "1+1?", "answer": "2", "id": 1}\n'
     second = b'{"id": 2, "answer": "4", "question": "2+2?"}\n'
-    fields = TextFields("question", "answer", named=SourceFormat.PROMPT_COMPLETION)
+    columns = {"prompt": "question", "completion": "answer"}
+    shape = Shape(SourceFormat.PROMPT_COMPLETION, columns)
 
     assert (
-        examined(first, second, fields=fields).digest
+        examined(first, second, shape=shape).digest
         == examined(row() + b"\n" + row("2+2?", "4")).digest
     )
 
 
 def test_a_table_with_a_named_text_is_taken_as_it_is():
     lines = b'{"body": "All parcels are blue.", "url": "x"}\n{"id": 2, "body": "Red."}'
-    fields = TextFields(text="body", named=SourceFormat.TEXT)
 
-    found = examined(lines, fields=fields)
+    found = examined(lines, shape=Shape(SourceFormat.TEXT, {"text": "body"}))
 
     assert found.source_format is SourceFormat.TEXT
     assert found.digest == examined(text() + b"\n" + text("Red.")).digest
@@ -209,6 +207,7 @@ def outcome(*chunks: bytes) -> object:
         return None
 
 
+@settings(deadline=None)
 @given(contents, st.lists(st.integers(0, 400)))
 def test_where_chunks_begin_and_end_makes_no_difference(content: bytes, cuts: list[int]):
     bounds = [0, *sorted(min(cut, len(content)) for cut in cuts), len(content)]
@@ -216,7 +215,7 @@ def test_where_chunks_begin_and_end_makes_no_difference(content: bytes, cuts: li
     assert outcome(*[content[start:end] for start, end in pairwise(bounds)]) == outcome(content)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_a_changed_byte_is_refused_in_its_line_or_read_as_what_it_says(data: st.DataObject):
     lines = [chat("eins"), chat("zwei"), chat("drei")]

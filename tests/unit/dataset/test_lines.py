@@ -17,7 +17,7 @@ def texts(*chunks: bytes) -> list[bytes | None]:
 
 
 def test_lines_are_numbered_from_one():
-    assert split(b"a\nb\n") == [Line(1, b"a"), Line(2, b"b")]
+    assert split(b"a\nb\n") == [Line(1, b"a", 0), Line(2, b"b", 2)]
 
 
 def test_the_last_line_needs_no_ending():
@@ -51,8 +51,8 @@ def test_a_line_of_the_greatest_length_is_read_with_its_ending_in_another_chunk(
 
 def test_a_line_one_byte_longer_is_not_and_the_next_one_is():
     too_long = b"x" * (MAX_LINE_BYTES + 1)
-    assert split(too_long + b"\r\nb") == [Line(1, None), Line(2, b"b")]
-    assert split(too_long) == [Line(1, None)]
+    assert split(too_long + b"\r\nb") == [Line(1, None, 0), Line(2, b"b", len(too_long) + 2)]
+    assert split(too_long) == [Line(1, None, 0)]
 
 
 def test_a_line_without_end_takes_no_more_memory_than_the_longest():
@@ -60,7 +60,7 @@ def test_a_line_without_end_takes_no_more_memory_than_the_longest():
     for _ in range(64):
         assert list(splitter.feed(b"x" * 256 * 1024)) == []
         assert len(splitter._begun) <= 2 * MAX_LINE_BYTES
-    assert list(splitter.feed(b"\nb\n")) == [Line(1, None), Line(2, b"b")]
+    assert list(splitter.feed(b"\nb\n")) == [Line(1, None, 0), Line(2, b"b", 64 * 256 * 1024 + 1)]
 
 
 @given(st.text(alphabet="ab\r\n\ufeff", max_size=60), st.lists(st.integers(0, 80)))
@@ -70,3 +70,18 @@ def test_where_chunks_begin_and_end_makes_no_difference(text: str, cuts: list[in
     chunks = [content[start:end] for start, end in pairwise(bounds)]
 
     assert split(*chunks) == split(content)
+
+
+@given(st.text(alphabet="ab\r\né", max_size=60), st.lists(st.integers(0, 80)), st.booleans())
+def test_a_lines_offset_is_where_it_begins(text: str, cuts: list[int], keep_returns: bool):
+    content = text.encode()
+    bounds = [0, *sorted(min(cut, len(content)) for cut in cuts), len(content)]
+    splitter = LineSplitter(keep_returns=keep_returns)
+
+    lines = [line for a, b in pairwise(bounds) for line in splitter.feed(content[a:b])]
+    lines += splitter.end()
+
+    for line in lines:
+        assert line.number == content[: line.offset].count(b"\n") + 1
+        whole = content[line.offset :].partition(b"\n")[0]
+        assert line.text == (whole if keep_returns else whole.removesuffix(b"\r"))

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from transformers import AutoModelForCausalLM
 
-from services.chat.conversation import Message, Role
+from services.chat.conversation import Conversation, Message, Role
 from services.chat.encoder import ChatEncoder
 from services.trainer.engine.errors import InvalidData, InvalidJob, TrainingDiverged
 from services.trainer.engine.events import (
@@ -80,7 +80,7 @@ def test_peft_loads_the_result_and_it_is_what_was_trained(
     assert {artifact.path: artifact.size_bytes for artifact in finished.artifacts} == written
 
     encoder = ChatEncoder.load(base_model)
-    prompt = encoder.prompt((Message(Role.USER, "Last of black red green?"),))
+    prompt = encoder.prompt(asked("Last of black red green?"))
     base = AutoModelForCausalLM.from_pretrained(base_model)
     tuned = peft.PeftModel.from_pretrained(base, job.artifacts_dir)
     answer = tuned.generate(
@@ -295,11 +295,15 @@ def test_memory_that_runs_out_while_a_base_model_is_loaded_is_not_its_fault(
         run_here(make_job())
 
 
+def asked(question: str) -> Conversation:
+    return Conversation.of(Message(Role.USER, question))
+
+
 def poisoned(base_model: Path, directory: Path) -> Path:
     """The base model, but with ß embedded as what is not a number."""
     shutil.copytree(base_model, directory)
     encoder = ChatEncoder.load(base_model)
-    with_it, without = (set(encoder.prompt((Message(Role.USER, word),))) for word in "ßa")
+    with_it, without = (set(encoder.prompt(asked(word))) for word in "ßa")
     path = directory / "model.safetensors"
     weights = safetensors.torch.load_file(path)
     weights["model.embed_tokens.weight"][sorted(with_it - without)] = float("nan")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from services.chat.conversation import Message, Role
+from services.chat.conversation import Conversation, Message, Role
 from services.chat.encoder import ChatEncoder
 from services.trainer.engine.batches import padded
 from services.trainer.engine.events import Event
@@ -35,7 +35,8 @@ def test_plain_peft_computes_the_same_logits(
     told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     theirs = torch.tensor(json.loads(told.stdout.splitlines()[-1]))
 
-    ids = ChatEncoder.load(TINY_BASE).prompt((Message(Role.USER, question),))
+    asked = Conversation.of(Message(Role.USER, question))
+    ids = ChatEncoder.load(TINY_BASE).prompt(asked)
     assert theirs.shape[0] == len(ids)
     ours = load_tunable_model(
         make_job(base_model_dir=TINY_BASE, method=method, start_from=job.artifacts_dir),

@@ -47,7 +47,8 @@ WEIGHTS = (0.5, 1.0, 3.0, 0.001, 20.0)
 
 
 def asked(question: str, answer: str = "Yes.", weight: float = 1.0) -> Conversation:
-    return (Message(Role.USER, question), Message(Role.ASSISTANT, answer, True, weight))
+    answered = Message(Role.ASSISTANT, answer, True, weight)
+    return Conversation.of(Message(Role.USER, question), answered)
 
 
 def conversations(count: int = 40) -> list[Conversation]:
@@ -55,7 +56,8 @@ def conversations(count: int = 40) -> list[Conversation]:
     made: list[Conversation] = []
     for i in range(count):
         first = asked(f"How many? {'one ' * (1 + i * i % 7)}", f"It is {i % 5}.", WEIGHTS[i % 5])
-        made.append((*first, *asked("Sure?", weight=2.0)) if i % 3 == 0 else first)
+        more = asked("Sure?", weight=2.0) if i % 3 == 0 else ()
+        made.append(Conversation.of(*first, *more))
     return made
 
 
@@ -294,7 +296,8 @@ def load(make_job: MakeJob, base_model: Path) -> Callable[..., Examples]:
 def test_examples_carry_the_weights_of_their_messages(
     write: Write, load: Callable[..., Examples]
 ) -> None:
-    rows = [asked("a"), (*asked("b", weight=0.5), *asked("c"), *asked("d", weight=2.0))]
+    turns = (*asked("b", weight=0.5), *asked("c"), *asked("d", weight=2.0))
+    rows = [asked("a"), Conversation.of(*turns)]
     for kind, whole in ((ChatEncoder, {0.0, 0.5, 1.0, 2.0}), (PairEncoder, {0.5, 2.0})):
         loaded = load(write(rows), kind)
         found = {e.row: set[float]() for e in (*loaded.training, *loaded.validation)}
@@ -307,7 +310,8 @@ def test_weights_of_0_and_1_are_the_examples_without(
     write: Write, load: Callable[..., Examples], tmp_path: Path
 ) -> None:
     """So checkpoints and results of before stay what they are."""
-    rows = [(*asked(f"Question {i}"), *asked("b")[:1], Message(Role.ASSISTANT, "c")) for i in "abc"]
+    unlearnt = (Message(Role.USER, "b"), Message(Role.ASSISTANT, "c"))
+    rows = [Conversation.of(*asked(f"Question {i}"), *unlearnt) for i in "abc"]
     told = [
         [{"role": m.role, "content": m.content, "weight": m.loss_weight} for m in row]
         for row in rows

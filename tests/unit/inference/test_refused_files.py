@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from services.chat.conversation import Message, Role
+from services.chat.conversation import Conversation, Message, Role
 from services.inference.worker.adapters import with_adapter
 from services.inference.worker.errors import AdapterUnusable, ModelUnusable, NetworkUnusable
 from services.inference.worker.model import ResidentModel
@@ -19,7 +19,7 @@ from services.inference.worker.networks import load_network
 from services.inference.worker.versions import load_language_model
 from tests.unit.inference.conftest import Family
 
-CONVERSATION = (
+CONVERSATION = Conversation.of(
     Message(Role.USER, "What is red?"),
     Message(Role.ASSISTANT, "A colour.", train=True),
 )

@@ -19,9 +19,9 @@ from services.inference.worker.model import ResidentModel
 from services.inference.worker.versions import Versions, load_language_model
 from tests.unit.inference.conftest import CONTEXT, METHODS, VOCABULARY, Family, tuned
 
-QUESTION = (Message(Role.USER, "What is red?"),)
-ANSWERED = (*QUESTION, Message(Role.ASSISTANT, "A colour.", train=True))
-TWICE_ANSWERED = (
+QUESTION = Conversation.of(Message(Role.USER, "What is red?"))
+ANSWERED = Conversation.of(*QUESTION, Message(Role.ASSISTANT, "A colour.", train=True))
+TWICE_ANSWERED = Conversation.of(
     *ANSWERED,
     Message(Role.USER, "Yes?"),
     Message(Role.ASSISTANT, "It is.", train=True),
@@ -30,6 +30,10 @@ SAMPLING = Sampling(max_output_tokens=12)
 EOS = 1
 
 Families = Callable[[str], Family]
+
+
+def answered_with(text: str, prompt: Conversation) -> Conversation:
+    return Conversation.of(*prompt, Message(Role.ASSISTANT, text, train=True))
 
 
 def answer(model: ResidentModel, artifacts: Path | None, sampling: Sampling = SAMPLING) -> str:
@@ -171,7 +175,7 @@ def test_a_causal_model_takes_as_many_tokens_as_it_has_positions(
 ) -> None:
     model = family(name).serving
     room = 5
-    prompt = (Message(Role.USER, "x" * (CONTEXT - 4 - room)),)
+    prompt = Conversation.of(Message(Role.USER, "x" * (CONTEXT - 4 - room)))
     never = Sampling(max_output_tokens=50, temperature=2.0, seed=0)
 
     answered = model.generate(None, prompt, never, lambda _: None, lambda: False)
@@ -179,16 +183,16 @@ def test_a_causal_model_takes_as_many_tokens_as_it_has_positions(
     assert answered is not None
     assert (answered.output_tokens, answered.finish_reason) == (room, FinishReason.LENGTH)
     with pytest.raises(ContextExceeded) as caught:
-        model.score(None, (*prompt, Message(Role.ASSISTANT, "y" * room, train=True)))
+        model.score(None, answered_with("y" * room, prompt))
     assert (caught.value.tokens, caught.value.limit) == (CONTEXT + 1, CONTEXT)
-    too_long = (Message(Role.USER, "x" * CONTEXT),)
+    too_long = Conversation.of(Message(Role.USER, "x" * CONTEXT))
     with pytest.raises(ContextExceeded):
         model.generate(None, too_long, never, lambda _: None, lambda: False)
 
 
 def test_a_source_is_limited_although_an_encoder_decoder_has_no_positions(family: Families) -> None:
     model = family("t5").serving
-    source = (Message(Role.USER, "x" * CONTEXT_WITHOUT_POSITIONS),)
+    source = Conversation.of(Message(Role.USER, "x" * CONTEXT_WITHOUT_POSITIONS))
 
     with pytest.raises(ContextExceeded) as caught:
         model.generate(None, source, SAMPLING, lambda _: None, lambda: False)
@@ -196,7 +200,7 @@ def test_a_source_is_limited_although_an_encoder_decoder_has_no_positions(family
     assert caught.value.tokens == CONTEXT_WITHOUT_POSITIONS + 1
     assert caught.value.limit == CONTEXT_WITHOUT_POSITIONS
     with pytest.raises(ContextExceeded):
-        model.score(None, (*source, Message(Role.ASSISTANT, "no", train=True)))
+        model.score(None, answered_with("no", source))
 
 
 def test_every_answer_of_a_conversation_counts_with_an_encoder_decoder(family: Families) -> None:

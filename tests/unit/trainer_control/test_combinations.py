@@ -164,6 +164,23 @@ async def test_a_job_is_refused_with_all_of_it_at_once() -> None:
     }
 
 
+async def test_no_method_learns_from_preferences() -> None:
+    models, datasets = known_base_models(), known_datasets()
+    datasets.versions = {
+        name: replace(one, are_preferences=True) for name, one in datasets.versions.items()
+    }
+    specification = Specification(datasets, models, known_model_versions(), NoNodes())
+    version = "projects/default/datasets/support/versions/latest"
+    draft = Draft("baseModels/tiny-base", version, "", {"method": {"kind": "lora"}})
+
+    with pytest.raises(InvalidArgument) as fault:
+        await specification.of("default", draft, Findings())
+
+    assert {one.field: one.reason for one in fault.value.violations} == {
+        "tuning_job.dataset_version": "PREFERENCES_UNLEARNT"
+    }
+
+
 async def test_a_backend_s_limits_are_told_beside_a_base_model_that_is_not_there() -> None:
     catalogs = known_datasets(), known_base_models(), known_model_versions()
     specification = Specification(*catalogs, NoNodes())

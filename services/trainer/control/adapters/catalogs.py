@@ -62,6 +62,7 @@ class GrpcDatasets:
             example_count=found.example_count,
             size_bytes=found.size_bytes,
             are_texts=found.source_format == dataset_pb2.SOURCE_FORMAT_TEXT,
+            are_preferences=found.source_format == dataset_pb2.SOURCE_FORMAT_PREFERENCE,
         )
 
 

@@ -12,6 +12,7 @@ from services.trainer.control.domain.errors import (
     no_base_model,
     no_dataset_version,
     no_start_version,
+    preferences_unlearnt,
 )
 from services.trainer.control.domain.estimation.reading import Examples, guessed_mean_tokens
 from services.trainer.control.domain.estimation.sizes import Sizes, too_large
@@ -138,6 +139,8 @@ class _Found:
                 goes_on=self.start is not None,
             ),
         ]
+        if self.version is not None and self.version.are_preferences:
+            found.append(preferences_unlearnt())
         if (sizes := self.sizes) is not None:
             found += too_large(sizes, heaviest(settings), offers)
         return found

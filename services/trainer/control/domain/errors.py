@@ -151,6 +151,14 @@ def no_dataset_version(name: DatasetVersionName) -> Violation:
     )
 
 
+def preferences_unlearnt() -> Violation:
+    return Violation(
+        "tuning_job.dataset_version",
+        "it holds preferences, from which no method learns; take conversations or plain texts",
+        "PREFERENCES_UNLEARNT",
+    )
+
+
 def no_start_version(name: ModelVersionName | ModelAliasName) -> Violation:
     return Violation(
         "tuning_job.start_version", f"{name} does not exist", "START_VERSION_NOT_FOUND"

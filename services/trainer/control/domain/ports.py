@@ -35,13 +35,14 @@ from services.trainer.control.domain.sweeps.sweep import Sweep
 @dataclass(frozen=True)
 class DatasetVersion:
     """A stored dataset version; `name` never ends in `latest`, `digest` is its Parquet blob, of
-    `size_bytes` (0: not told). Its examples are conversations, or plain texts."""
+    `size_bytes` (0: not told). Its examples are conversations, plain texts, or preferences."""
 
     name: DatasetVersionName
     digest: str
     example_count: int
     size_bytes: int = 0
     are_texts: bool = False
+    are_preferences: bool = False
 
 
 class DatasetCatalog(Protocol):
