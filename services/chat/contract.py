@@ -7,7 +7,7 @@ the labels were made: it is told by where the words stand in what the template h
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
 
@@ -55,7 +55,6 @@ class Contract:
                 yield from self._end_untrained(index, turn)
             else:
                 yield from self._trained(index)
-        yield from self._tools_dropped()
 
     def _end_untrained(self, index: int, turn: Sequence[int]) -> Iterator[Breach]:
         """By the first stop token behind the words; that it is cut off is no breach."""
@@ -94,10 +93,3 @@ class Contract:
         if message.content.strip() and not self.words[index]:
             text = f"the template drops or rewrites message {index}, a {message.role.value}'s"
             yield Breach(BreachCode.DROPPED, text)
-
-    def _tools_dropped(self) -> Iterator[Breach]:
-        if not self.conversation.offers_tools:
-            return
-        without = replace(self.conversation, tools="")
-        if self.encoder.render(without) == self.laid_out.tokenized.text:
-            yield Breach(BreachCode.DROPPED, "the template drops the definitions of the tools")

@@ -1,7 +1,7 @@
 """Turns conversations into what a model reads: token ids, and which of them carry loss."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self, cast
@@ -115,6 +115,7 @@ class ChatEncoder:
     def lay_out(self, conversation: Conversation) -> LaidOut:
         """Raises TemplateUnsupported as `encode` does."""
         rendering = self._template.render(conversation)
+        self._check_tools(conversation, rendering.text)
         tokenized = TokenizedText.of(self.tokenizer, rendering.text)
         turns = self._turns(conversation, rendering, tokenized)
         return LaidOut(tokenized, turns, _weights(turns, len(tokenized.token_ids)))
@@ -138,6 +139,11 @@ class ChatEncoder:
     def decode(self, token_ids: Iterable[int]) -> str:
         """The text of these ids without special tokens."""
         return self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+
+    def _check_tools(self, conversation: Conversation, text: str) -> None:
+        """A model would learn to call tools that it is never told of."""
+        if conversation.offers_tools and self.render(replace(conversation, tools="")) == text:
+            raise TemplateUnsupported("the chat template leaves out the definitions of the tools")
 
     def _turns(
         self, conversation: Conversation, rendering: Rendering, tokenized: TokenizedText

@@ -323,7 +323,7 @@ def test_what_a_template_leaves_out_is_found(encoder_of: EncoderOf) -> None:
     assert codes(inspected) == ["MESSAGE_DROPPED"]
     assert "message 0, a system's" in inspected.breaches[0].message
     tools = inspect(encoder, WITH_TOOLS["tools that are not called"], 512)
-    assert codes(tools) == ["MESSAGE_DROPPED"]
+    assert codes(tools) == ["TEMPLATE_UNSUPPORTED"]
     assert "tools" in tools.breaches[0].message
 
 

@@ -196,7 +196,11 @@ def test_a_list_of_no_tools_is_none(source: str) -> None:
 @pytest.mark.parametrize(
     ("source", "conversation", "reason"),
     [
-        (PLAIN, ONE_CALL, "tool calls of assistant turn 1 are not in its turn"),
+        (
+            PLAIN,
+            replace(ONE_CALL, tools=""),
+            "tool calls of assistant turn 1 are not in its turn",
+        ),
         (LLAMA, TWO_CALLS, "single tool-calls"),
         (
             HERMES.replace('if message.role == "tool"', 'if message.role == "none"').replace(
@@ -205,6 +209,7 @@ def test_a_list_of_no_tools_is_none(source: str) -> None:
             ONE_CALL,
             "drops or rewrites messages that come before assistant turn 2",
         ),
+        (PLAIN, Conversation((QUESTION, ANSWER), json.dumps(TOOLS)), "leaves out the definitions"),
         (REWRITING, replace(ONE_CALL, tools="["), "must be JSON"),
         (
             HERMES,
