@@ -38,6 +38,8 @@ _WRITES = "anneal_writes"
 _PG_CONFLICTS = {"40001", "40P01"}
 _PG_SERVER_GOES = {"57P01", "57P02", "57P03", "53300"}
 _PG_DISK_FULL = "53100"
+_PG_CONNECTION_LOST = "08"
+"""A class of states: that of a server which goes while it is being connected to."""
 _NOW = select(DatabaseNow())
 
 
@@ -267,10 +269,11 @@ def translated() -> Generator[None]:
     except PoolTimeoutError as error:
         raise DatabaseUnavailable from error
     except DBAPIError as error:
-        state: object = getattr(error.orig, "sqlstate", None)
+        state = str(getattr(error.orig, "sqlstate", None))
         if state in _PG_CONFLICTS:
             raise WriteConflict from error
         away = state in _PG_SERVER_GOES or state == _PG_DISK_FULL
+        away = away or state.startswith(_PG_CONNECTION_LOST)
         if error.connection_invalidated or away or _is_outage(error):
             raise DatabaseUnavailable from error
         raise

@@ -403,3 +403,17 @@ async def test_a_server_that_goes_silent_is_an_outage_and_no_hang(postgresql_url
         async with asyncio.timeout(10):
             assert await notes_of(store) == []
         await store.close()
+
+
+async def test_a_server_that_goes_while_it_is_connected_to_is_away() -> None:
+    def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1")
+    port = server.sockets[0].getsockname()[1]
+    engine = open_engine(f"postgresql+asyncpg://me@127.0.0.1:{port}/db?ssl=disable")
+    store = Store(engine, tables)
+    with pytest.raises(Unavailable):
+        await store.ping()
+    await store.close()
+    server.close()
