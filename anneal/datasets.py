@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
+from os import SEEK_END
 from pathlib import Path
 
 from anneal.connection import Connection, items_of_pages, new_request_id
@@ -45,6 +46,7 @@ Progress = Callable[[int, int], None]
 
 CHUNK_BYTES = 512 * 1024
 HEAD_BYTES = 1024 * 1024
+PARQUET_MAGIC = b"PAR1"
 UPLOAD_PATIENCE_S = 10.0
 
 
@@ -104,8 +106,15 @@ class Datasets:
         with source.open("rb") as file:
             head = file.read(HEAD_BYTES)
             complete = not file.read(1)
+            size_bytes = file.seek(0, SEEK_END)
+            file.seek(max(0, size_bytes - HEAD_BYTES))
+            tail = file.read() if head.startswith(PARQUET_MAGIC) else b""
         request = DetectDatasetFormatRequest(
-            parent=self._names.parent, head=head, complete=complete, file_name=source.name
+            parent=self._names.parent,
+            head=head,
+            complete=complete,
+            file_name=source.name,
+            tail=tail,
         )
         return self._connection.ask(self._rpc.DetectDatasetFormat, request)
 

@@ -16,6 +16,24 @@ from anneal.dataset.v1.dataset_pb2 import (
 from anneal.dataset.v1.dataset_service_pb2 import DocumentChunks
 from anneal.enums import number_of, word_of
 
+_MEANINGFUL = frozenset(
+    {
+        "chosen",
+        "context",
+        "functions",
+        "history",
+        "kto_tag",
+        "label",
+        "rating",
+        "rejected",
+        "score",
+        "system",
+        "system_prompt",
+        "tools",
+        "weight",
+    }
+)
+"""Columns that nobody drops by a nod."""
 _DOCUMENT_KIND = DESCRIPTOR.enum_types_by_name["DocumentKind"]
 _FORMAT = DESCRIPTOR.enum_types_by_name["SourceFormat"]
 
@@ -45,16 +63,27 @@ def columns_named(pairs: list[str]) -> dict[str, str]:
 
 def agreed_format(client: Client, file: Path, *, yes: bool) -> DatasetFormat:
     """What the service proposes for the file. Where columns would be renamed or dropped that is
-    shown, and the caller has to agree; the first fault is shown at once."""
+    shown, and the caller has to agree; the first fault is shown at once. Raises typer.BadParameter
+    where a column would be dropped without which the rows say something else."""
     found = client.datasets.detect(file)
     for fault in found.faults[:1]:
         place = f"line {fault.line}{f' at {fault.pointer}' if fault.pointer else ''}"
         print(f"{place}: {fault.code}, {fault.message}", file=sys.stderr, flush=True)
     if found.container == CONTAINER_DOCUMENT or (found.columns and found.readable_count):
         print(*_proposal(found), sep="\n", file=sys.stderr)
+        _refuse_doubtful(found)
         if not yes:
             typer.confirm("Read it so?", default=True, abort=True, err=True)
     return found
+
+
+def _refuse_doubtful(found: DatasetFormat) -> None:
+    doubtful = sorted(set(found.dropped_columns) & _MEANINGFUL)
+    if doubtful:
+        raise typer.BadParameter(
+            f"without {', '.join(doubtful)} the rows may say something else; name the columns that "
+            "are wanted with --format and --column if not"
+        )
 
 
 def document_of(found: DatasetFormat) -> DocumentChunks | None:

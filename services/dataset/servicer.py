@@ -53,7 +53,7 @@ class DatasetServicer(DatasetServiceServicer):
     ) -> dataset_pb2.DatasetFormat:
         ProjectName.parse(request.parent, "parent")
         detected = await asyncio.to_thread(
-            detect, request.head, request.file_name, complete=request.complete
+            detect, request.head, request.tail, request.file_name, complete=request.complete
         )
         return translation.format_message(detected)
 

@@ -135,7 +135,9 @@ def _conversation_message(index: int, conversation: Conversation) -> dataset_pb2
 
 
 def format_message(detected: Detected) -> dataset_pb2.DatasetFormat:
-    told = dataset_pb2.DatasetFormat(container=_CONTAINERS[detected.container])
+    told = dataset_pb2.DatasetFormat()
+    if detected.container is not None:
+        told.container = _CONTAINERS[detected.container]
     if detected.document is not None:
         told.document_kind = _DOCUMENT_KINDS[detected.document]
     if detected.proposal is not None:

@@ -32,6 +32,8 @@ from services.dataset.domain.resources import SourceFormat
 
 _LATER_FIELDS = ("columns", "container", "document")
 """Unset they are no part of the fingerprint: what was sent to an earlier version is the same."""
+_WITHOUT_TOOLS = {prompt_completion.TOOLS: ""}
+"""The older fields know of no such column, and drop it."""
 _UUID4 = TypeAdapter(UUID4)
 
 
@@ -50,6 +52,11 @@ def _require_uuid4(text: str) -> str:
         return str(_UUID4.validate_python(text)) if text else text
     except ValidationError as error:
         raise PydanticCustomError("request_id_invalid", "must be a UUID4") from error
+
+
+def _sorted(columns: dict[str, str]) -> dict[str, str]:
+    """A protobuf map comes in any order, and the fingerprint has to be the same."""
+    return dict(sorted(columns.items()))
 
 
 class DocumentChunks(BaseModel):
@@ -83,7 +90,7 @@ class UploadHeader(BaseModel):
     parent: Annotated[DatasetName, BeforeValidator(_parse_parent)]
     request_id: Annotated[str, AfterValidator(_require_uuid4)] = ""
     format: SourceFormat | None = None
-    columns: dict[str, str] = {}
+    columns: Annotated[dict[str, str], AfterValidator(_sorted)] = {}
     container: ContainerKind | None = None
     document: DocumentChunks | None = None
     prompt_field: str = ""
@@ -121,7 +128,8 @@ class UploadHeader(BaseModel):
         if self.text_field:
             return Shape(SourceFormat.TEXT, {**self._older, **self.columns})
         if self._older:
-            return Shape(SourceFormat.PROMPT_COMPLETION, {**self._older, **self.columns})
+            columns = {**_WITHOUT_TOOLS, **self._older, **self.columns}
+            return Shape(SourceFormat.PROMPT_COMPLETION, columns)
         return Shape(self.format, self.columns) if self.format else None
 
     @property

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from services.chat.conversation import Content
 from services.dataset.domain import canonical
 from services.dataset.domain.canonical import CanonicalWriter
 from services.dataset.domain.containers.choices import ContainerKind, PackingChoice
@@ -16,6 +17,7 @@ from services.dataset.domain.containers.entries import Broken, Entry, Record
 from services.dataset.domain.containers.opening import Opening
 from services.dataset.domain.errors import EmptyUpload, LineFault, Rejection, UploadRejected
 from services.dataset.domain.flaws import BadLine, Flaw, FlawCode
+from services.dataset.domain.formats import chatml, plain_text
 from services.dataset.domain.formats.catalogue import FORMATS, ReadRow, Shape, format_of
 from services.dataset.domain.formats.rows import Row, require_object
 from services.dataset.domain.lines import MAX_LINE_BYTES
@@ -23,6 +25,8 @@ from services.dataset.domain.resources import SourceFormat
 from services.dataset.domain.strict_json import parse
 
 MAX_FAULTS_KEPT = 100
+MAX_FAULTS_COUNTED = 1_000_000
+"""Behind so many nothing more is read."""
 DEFAULT_LIMIT_BYTES = 8 * 1024**3
 
 _TOO_LONG = Flaw(FlawCode.LINE_TOO_LONG, f"a line may have {MAX_LINE_BYTES} bytes")
@@ -99,10 +103,12 @@ class Intake:
         self._writer = CanonicalWriter(file, spool_dir)
         self._faults = Faults()
         self._read: ReadRow | None = shape.reader() if shape else None
+        self._are_chatml: bool | None = None
 
     def feed(self, chunk: bytes) -> None:
         """Raises DecompressedTooLarge."""
-        self._take(self._opening.feed(chunk))
+        if self._faults.count < MAX_FAULTS_COUNTED:
+            self._take(self._opening.feed(chunk))
 
     def close(self) -> None:
         """Lets go of the file, whatever is in it."""
@@ -111,7 +117,8 @@ class Intake:
 
     def end(self) -> Examined:
         """Completes the file. Raises UploadRejected, EmptyUpload, DecompressedTooLarge."""
-        self._take(self._opening.end())
+        if self._faults.count < MAX_FAULTS_COUNTED:
+            self._take(self._opening.end())
         self._writer.close()
         if self._faults.count:
             kept = tuple(self._faults.kept)
@@ -128,11 +135,26 @@ class Intake:
                 if row is None:
                     continue
                 content = (self._read or self._settle_shape(row))(row)
+                self._require_alike(content)
             except BadLine as bad:
                 self._faults.add(entry.number, bad.flaws, entry.offset)
             else:
                 if not self._faults.count:
                     self._writer.append(content)
+            if self._faults.count >= MAX_FAULTS_COUNTED:
+                return
+
+    def _require_alike(self, content: Content) -> None:
+        """A text that is a conversation in ChatML stands among others of its kind only: else its
+        marks, and what the user says, would be learnt. Raises BadLine."""
+        if not isinstance(content, str):
+            return
+        is_chatml = chatml.begins({plain_text.TEXT: content})
+        if self._are_chatml is None:
+            self._are_chatml = is_chatml
+        elif self._are_chatml is not is_chatml:
+            text = "is ChatML, and the rows before are not, or the other way round"
+            raise BadLine(Flaw(FlawCode.MIXED_FORMATS, text))
 
     def _settle_shape(self, row: Row) -> ReadRow:
         """The first row that can be read says in which format all are."""

@@ -26,6 +26,7 @@ from services.chat.conversation import (
 
 MESSAGES = "messages"
 CONVERSATION = "conversation"
+_OBJECT_CHARACTERS = 64
 PREFERENCE = "preference"
 TEXT = "text"
 
@@ -268,7 +269,11 @@ def _require_conversation(content: Content) -> Conversation:
 
 
 def _characters(message: Message) -> int:
-    return len(message.content) + sum(len(call.arguments) for call in message.tool_calls)
+    """With what an object itself takes, so that many small ones fill a row group too."""
+    calls = message.tool_calls
+    words = len(message.content) + len(message.name) + len(message.tool_call_id)
+    called = sum(len(call.id) + len(call.name) + len(call.arguments) for call in calls)
+    return words + called + _OBJECT_CHARACTERS * (1 + len(calls))
 
 
 def _all_characters(conversation: Conversation) -> int:

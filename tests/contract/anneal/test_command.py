@@ -106,6 +106,18 @@ def test_push_asks_before_it_drops_a_column(
     assert run(["dataset", "push", str(file)]) == 0
 
 
+def test_push_drops_no_column_that_says_what_rows_mean(
+    world: World, tmp_path: Path, capsys: Captured
+) -> None:
+    file = tmp_path / "table.jsonl"
+    file.write_bytes(chat_lines(3))
+    world.detected = renamed()
+    world.detected.dropped_columns.append("label")
+    assert run(["dataset", "push", str(file), "--yes"]) == 2
+    assert "without label the rows may say something else" in capsys.readouterr().err
+    assert not world.uploads
+
+
 def test_push_reads_a_file_as_it_is_told(world: World, tmp_path: Path, capsys: Captured) -> None:
     file = tmp_path / "table.jsonl"
     file.write_bytes(chat_lines(3))

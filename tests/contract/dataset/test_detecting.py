@@ -1,12 +1,16 @@
 """What the service tells about the beginning of a file, and uploads of what it proposes."""
 
 import gzip
+import io
 import json
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from anneal.dataset.v1 import dataset_pb2 as messages
 from anneal.dataset.v1 import dataset_service_pb2 as pb
-from tests.contract.dataset.caller import NOTHING, Caller, chats
+from tests.contract.dataset.caller import NOTHING, Caller, chats, request_id
 
 PROJECT = "projects/default"
 CALL = {"name": "area", "arguments": {"side": 3}}
@@ -81,6 +85,52 @@ async def test_a_file_in_another_container_is_told_and_uploaded(caller: Caller):
     array = json.dumps([TALK, TALK]).encode()
     assert (await detect(caller, array)).container == messages.CONTAINER_JSON_ARRAY
     assert (await caller.upload(array)).example_count == 2
+
+
+async def test_a_parquet_file_is_told_by_the_columns_at_its_end(caller: Caller):
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"question": ["1+1?"], "answer": ["2"], "id": [7]}), buffer)
+    file = buffer.getvalue()
+    request = pb.DetectDatasetFormatRequest(parent=PROJECT, head=file[:64], tail=file[-1024:])
+    found = await caller.stub.DetectDatasetFormat(request)
+    assert found.container == messages.CONTAINER_PARQUET
+    assert dict(found.columns) == {"prompt": "question", "completion": "answer"}
+    assert list(found.dropped_columns) == ["id"]
+    options = {"container": found.container, "format": found.format, "columns": found.columns}
+    assert (await caller.upload(file, **options)).example_count == 1
+    packed = gzip.compress(file)
+    told = await detect(caller, packed[:-20], complete=False)
+    assert (told.container, told.row_count) == (messages.CONTAINER_PARQUET, 0)
+
+
+async def test_names_help_where_the_bytes_say_nothing(caller: Caller):
+    def named(head: bytes, file_name: str) -> Any:
+        request = pb.DetectDatasetFormatRequest(
+            parent=PROJECT, head=head, complete=True, file_name=file_name
+        )
+        return caller.stub.DetectDatasetFormat(request)
+
+    table = await named(b"text\nAll parcels are blue.\n", "notes.csv")
+    assert (table.container, table.readable_count) == (messages.CONTAINER_CSV, 1)
+    rows = await named(chats(2), "train.txt")
+    assert (rows.container, rows.readable_count) == (messages.CONTAINER_JSON_LINES, 2)
+    unknown = await named(b"%PDF-1.7 " + bytes(range(128, 192)), "noext")
+    assert unknown.container == messages.CONTAINER_UNSPECIFIED
+    assert [fault.code for fault in unknown.faults] == ["UNKNOWN_CONTAINER"]
+
+
+async def test_a_bomb_is_looked_at_no_further_than_other_files(caller: Caller):
+    found = await detect(caller, gzip.compress(chats(60_000)), complete=False)
+    assert found.readable_count == 200
+
+
+async def test_columns_in_another_order_are_the_same_request(caller: Caller):
+    rows = lines({"q": "1+1?", "a": "2", "s": "Be brief."})
+    pairs = {"instruction": "q", "output": "a", "system": "s"}
+    header = {"format": messages.SOURCE_FORMAT_ALPACA, "request_id": request_id()}
+    first = await caller.upload(rows, columns=pairs, **header)
+    again = await caller.upload(rows, columns=dict(reversed(pairs.items())), **header)
+    assert again == first
 
 
 async def test_a_document_is_known_by_its_name_and_split(caller: Caller):

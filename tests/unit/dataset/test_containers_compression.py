@@ -61,12 +61,21 @@ def test_a_skippable_frame_holds_nothing():
 
 @each_compression
 def test_no_step_makes_much_of_a_bomb(name: str):
-    bomb = COMPRESS[name](b" " * 32 * 1024 * 1024)
+    bomb = COMPRESS[name](b" " * 6 * 1024 * 1024)
 
     sizes = [len(piece) for piece in decompressed(bomb)]
 
     assert max(sizes) <= STEP_BYTES
-    assert sum(sizes) == 32 * 1024 * 1024
+    assert sum(sizes) == 6 * 1024 * 1024
+
+
+@each_compression
+def test_a_bomb_is_told_by_how_much_comes_of_little(name: str):
+    bomb = COMPRESS[name](b'"{\n' * 16 * 1024 * 1024)
+
+    with pytest.raises(DecompressedTooLarge) as caught:
+        decompressed(bomb)
+    assert caught.value.reason == "DECOMPRESSED_TOO_LARGE"
 
 
 @each_compression

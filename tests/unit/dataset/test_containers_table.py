@@ -142,3 +142,10 @@ def test_where_chunks_begin_and_end_makes_no_difference(text: str, cuts: list[in
     bounds = [0, *sorted(min(cut, len(content)) for cut in cuts), len(content)]
 
     assert entries(*[content[start:end] for start, end in pairwise(bounds)]) == entries(content)
+
+
+def test_a_header_has_as_many_columns_as_a_table_may_have():
+    wide = ",".join(f"c{number}" for number in range(1001)).encode()
+
+    assert outcome(wide + b"\n", choice=CSV) == [(1, "WRONG_FIELD_COUNT")]
+    assert outcome(b"," * 1_000_000 + b"\n", choice=CSV) == [(1, "WRONG_FIELD_COUNT")]

@@ -234,3 +234,12 @@ def test_a_changed_byte_is_refused_in_its_line_or_read_as_what_it_says(data: st.
         again = chat(messages[0]["content"], messages[1]["content"])
         assert [message["role"] for message in messages] == ["user", "assistant"]
         assert found == outcome(b"\n".join([*lines[:number], again, *lines[number + 1 :]]))
+
+
+def test_a_chatml_text_among_others_is_a_fault_whichever_comes_first():
+    marked = text("<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n2<|im_end|>\n")
+    lines = text() + b"\n" + marked + b"\n"
+    assert faults(lines) == [(2, "MIXED_FORMATS", "")]
+    named = Shape(SourceFormat.TEXT)
+    assert faults(marked + b"\n" + text() + b"\n", shape=named) == [(2, "MIXED_FORMATS", "")]
+    assert examined(marked + b"\n" + marked + b"\n", shape=named).example_count == 2

@@ -81,6 +81,11 @@ def _zstd(limit_bytes: int) -> "Compressed":
     return Compressed("zstd", new, (zstd.ZstdError,), limit_bytes)
 
 
+_FREE_BYTES, _MOST_TIMES = 8 * 1024 * 1024, 250
+"""So much may come out, and so many times of what goes in: of text it is 3 to 20 times. More is a
+bomb, with which a few bytes would keep a processor busy for hours."""
+
+
 class Plain:
     """Bytes that are not compressed."""
 
@@ -106,7 +111,7 @@ class Compressed:
         self._new = new
         self._errors = errors
         self._limit_bytes = limit_bytes
-        self._made_bytes = 0
+        self._taken_bytes = self._made_bytes = 0
         self._stream: Decompressor | None = None
         self._any_ended = False
         self._padded = False
@@ -114,6 +119,7 @@ class Compressed:
     def feed(self, chunk: bytes) -> Iterator[bytes]:
         """Raises Unreadable, DecompressedTooLarge."""
         for start in range(0, len(chunk), _SLICE_BYTES):
+            self._taken_bytes += min(_SLICE_BYTES, len(chunk) - start)
             yield from self._steps(chunk[start : start + _SLICE_BYTES])
 
     def end(self) -> None:
@@ -149,8 +155,9 @@ class Compressed:
         except self._errors as error:
             raise self._damaged(str(error)) from error
         self._made_bytes += len(made)
-        if self._made_bytes > self._limit_bytes:
-            raise DecompressedTooLarge(self._limit_bytes)
+        limit_bytes = min(self._limit_bytes, _FREE_BYTES + _MOST_TIMES * self._taken_bytes)
+        if self._made_bytes > limit_bytes:
+            raise DecompressedTooLarge(limit_bytes)
         return made
 
     def _damaged(self, problem: str) -> Unreadable:

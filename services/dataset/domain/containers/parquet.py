@@ -39,6 +39,14 @@ def rows(reading: Reading) -> Iterator[bytes]:
         raise Unreadable(FlawCode.CONTAINER_DAMAGED, text) from error
 
 
+def column_names(tail: bytes) -> list[str]:
+    """Those that the end of a file tells of; none if it is too short for that."""
+    try:
+        return list(pq.read_schema(pa.BufferReader(tail)).names)
+    except _UNREADABLE:
+        return []
+
+
 def _columns(schema: Any, wanted: Sequence[str] | None) -> list[str]:
     """The columns to read. Raises Unreadable for one that holds what no row can."""
     names = [name for name in schema.names if wanted is None or name in wanted]

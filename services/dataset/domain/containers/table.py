@@ -11,6 +11,9 @@ from services.dataset.domain.containers.entries import Broken, Entry, Record
 from services.dataset.domain.flaws import Flaw, FlawCode
 from services.dataset.domain.formats.rows import Row
 from services.dataset.domain.lines import MAX_LINE_BYTES, Line, LineSplitter
+from services.dataset.domain.strict_json import MAX_FLAWS_PER_LINE
+
+MAX_COLUMNS = 1000
 
 DELIMITERS = (",", ";", "\t")
 _BLANK = b" \r"
@@ -143,7 +146,7 @@ class Table:
             yield self._stop(fields, _not_closed(f"within {MAX_LINE_BYTES} bytes"))
 
     def _finish(self, fields: _Fields) -> Iterator[Entry]:
-        flaws = [self._placed(flaw) for flaw in fields.flaws]
+        flaws = [self._placed(flaw) for flaw in fields.flaws[:MAX_FLAWS_PER_LINE]]
         if not self._columns:
             self._columns = fields.done
             flaws += _header_flaws(fields.done)
@@ -159,8 +162,9 @@ class Table:
 
     def _placed(self, flaw: Flaw) -> Flaw:
         """The flaw by its column's name, where that is known."""
-        named = self._columns[int(flaw.path[0]) :][:1]
-        return Flaw(flaw.code, flaw.message, tuple(named))
+        place = int(flaw.path[0])
+        named = (self._columns[place],) if place < len(self._columns) else ()
+        return Flaw(flaw.code, flaw.message, named)
 
     def _stop(self, fields: _Fields, flaw: Flaw) -> Broken:
         """It is not known where the next record begins."""
@@ -194,9 +198,15 @@ def _not_closed(where: str) -> Flaw:
 
 
 def _header_flaws(columns: list[str]) -> Iterator[Flaw]:
+    if len(columns) > MAX_COLUMNS:
+        text = f"has {len(columns)} columns; {MAX_COLUMNS} are allowed"
+        yield Flaw(FlawCode.WRONG_FIELD_COUNT, text)
+        return
+    known: set[str] = set()
     for index, column in enumerate(columns):
         if not column.strip():
             text = f"column {index + 1} has no name; the first line names the columns"
             yield Flaw(FlawCode.EMPTY_COLUMN_NAME, text)
-        elif column in columns[:index]:
+        elif column in known:
             yield Flaw(FlawCode.DUPLICATE_COLUMN, "two columns have this name", (column,))
+        known.add(column)

@@ -19,6 +19,8 @@ _MESSAGE_FIELDS = ("role", "content", "weight", "train", "name", "tool_calls", "
 _LEARNT = ("weight", "train")
 _ROLES: dict[str, Role] = {role.value: role for role in Role} | {"developer": Role.SYSTEM}
 _PLAIN_ROLES = {role.value: role for role in (Role.SYSTEM, Role.USER, Role.ASSISTANT)}
+_NEEDED = ("role", "content")
+"""Of any other field null says that it is not there, as tables write it."""
 _STAND_IN = Message(Role.USER, "")
 
 
@@ -91,6 +93,7 @@ def message(item: Json, path: Path, flaws: Flaws) -> Message:
     if not flaws.is_object(item, path):
         return _STAND_IN
     before = len(flaws.found)
+    item = {key: value for key, value in item.items() if value is not None or key in _NEEDED}
     flaws.reject_unknown(item, _MESSAGE_FIELDS, path)
     role = _role(item, path, flaws)
     calls = _calls(item, role, path, flaws)
@@ -98,6 +101,8 @@ def message(item: Json, path: Path, flaws: Flaws) -> Message:
     weight = learnt_weight(item, role, path, flaws)
     answered = _call_id(item, role, path, flaws)
     name = flaws.optional_text(item, "name", path)
+    flaws.check_length(name, (*path, "name"))
+    flaws.check_length(answered, (*path, "tool_call_id"))
     if len(flaws.found) > before:
         return _STAND_IN
     return Message(

@@ -56,7 +56,15 @@ class Proposal:
 def propose(rows: Sequence[Row]) -> Proposal:
     """Of the formats whose essential columns are there, under their own or other usual names, the
     one in which most rows can be read, and of equals the one with the most columns kept."""
-    columns = list(dict.fromkeys(column for row in rows for column in row))
+    return _best(rows, list(dict.fromkeys(column for row in rows for column in row)))
+
+
+def propose_by_columns(columns: Sequence[str]) -> Proposal | None:
+    """The same where only the columns are known; None if they say nothing."""
+    return _best((), columns) if any(_shapes((), columns)) else None
+
+
+def _best(rows: Sequence[Row], columns: Sequence[str]) -> Proposal:
     proposals = [_judged(shape, rows, columns) for shape in _shapes(rows, columns)]
     if not proposals:
         return _judged(Shape(format_of(rows[0]) if rows else format_of({})), rows, columns)
@@ -64,6 +72,7 @@ def propose(rows: Sequence[Row]) -> Proposal:
 
 
 def _shapes(rows: Sequence[Row], columns: Sequence[str]) -> Iterator[Shape]:
+    first = rows[0] if rows else {}
     for name, known in FORMATS.items():
         aliases = _PREFERENCE_ALIASES if name is SourceFormat.PREFERENCE else _ALIASES
         found: dict[str, str] = {}
@@ -72,7 +81,7 @@ def _shapes(rows: Sequence[Row], columns: Sequence[str]) -> Iterator[Shape]:
             free = (one for one in names if one in columns and one not in found.values())
             if (column := next(free, None)) is not None:
                 found[field] = column
-        if known.is_told_by(found) and known.fits(_fields(rows[0], found)):
+        if known.is_told_by(found) and known.fits(_fields(first, found)):
             unused = set(columns) - set(found.values())
             renamed = any(field != column for field, column in found.items())
             yield Shape(name, found if renamed or unused else {})

@@ -17,6 +17,9 @@ from services.dataset.domain.strict_json import Json, parse
 
 Row = dict[str, Json]
 
+MAX_NAME_CHARACTERS = 256
+"""Of whatever names something: a speaker, a tool, a call."""
+
 
 class Flaws:
     """The flaws of one row, as they are found."""
@@ -73,6 +76,18 @@ class Flaws:
         else:
             return value
         return []
+
+    def name(self, row: Row, key: str, path: Path) -> str:
+        """The string under `key`, not empty and no longer than a name may be."""
+        text = self.text(row, key, path)
+        self.check_length(text, (*path, key))
+        return text
+
+    def check_length(self, text: str, path: Path) -> None:
+        """Of a name or an id."""
+        if len(text) > MAX_NAME_CHARACTERS:
+            message = f"has {len(text)} characters; {MAX_NAME_CHARACTERS} are allowed"
+            self.add(FlawCode.OUT_OF_RANGE, message, path)
 
     def is_object(self, value: Json, path: Path) -> TypeGuard[Row]:
         """Whether it is one; adds a flaw if not."""

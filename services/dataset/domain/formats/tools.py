@@ -48,7 +48,7 @@ def _wrapped(item: Json, path: Path, flaws: Flaws) -> Json:
         if not flaws.is_object(inner, here):
             return None
         function = inner
-    flaws.text(function, "name", here)
+    flaws.name(function, "name", here)
     return {"type": _FUNCTION, _FUNCTION: function}
 
 
@@ -66,14 +66,14 @@ def openai_calls(message: Row, path: Path, flaws: Flaws) -> tuple[ToolCall, ...]
 
 def _openai_call(item: Row, path: Path, flaws: Flaws) -> ToolCall:
     flaws.reject_unknown(item, ("id", "type", _FUNCTION), path)
-    identity = flaws.text(item, "id", path)
+    identity = flaws.name(item, "id", path)
     if item.get("type", _FUNCTION) != _FUNCTION:
         flaws.add(FlawCode.OUT_OF_RANGE, "only functions are known", (*path, "type"))
     function, here = item.get(_FUNCTION), (*path, _FUNCTION)
     if not flaws.is_object(function, here):
         return ToolCall("", "{}")
     flaws.reject_unknown(function, ("name", "arguments"), here)
-    name = flaws.text(function, "name", here)
+    name = flaws.name(function, "name", here)
     arguments = flaws.text(function, "arguments", here)
     if arguments:
         _check_arguments(arguments, (*here, "arguments"), flaws)
@@ -111,7 +111,7 @@ def _sharegpt_call(item: Json, path: Path, flaws: Flaws) -> ToolCall:
     if not isinstance(arguments, str):
         arguments = json_text(arguments)
     _check_arguments(arguments, path, flaws)
-    return ToolCall(flaws.text(item, "name", path), arguments)
+    return ToolCall(flaws.name(item, "name", path), arguments)
 
 
 def openai_call_of(call: ToolCall) -> Row:

@@ -8,13 +8,13 @@ from functools import lru_cache
 from itertools import cycle, islice
 from typing import Any
 
-from sqlalchemy import Executable, func, select
+from sqlalchemy import Executable, func, select, union_all
 from sqlmodel import col
 
 from services.common.store import Session
 from services.trainer.control.adapters.tables import JobRow, in_states
 from services.trainer.control.domain.queue.experience import Kind, Past
-from services.trainer.control.domain.queue.forecast import LOOKED_BACK, Held, Queued
+from services.trainer.control.domain.queue.forecast import A_DAY, LOOKED_BACK, Held, Queued
 from services.trainer.control.domain.queue.lines import line_named
 from services.trainer.control.domain.states import HELD, State
 
@@ -92,6 +92,24 @@ async def came(
         like = cycle([kind for _, kind in one.first])
         kinds += islice(like, waiting.get(one.line.key, 0))
     return tuple(kinds)
+
+
+async def usual_rate(session: Session, now: datetime) -> float | None:
+    """Of jobs that came in a day, a second; None if nothing has come for an hour and longer."""
+    since = now - A_DAY
+    came = col(JobRow.create_time) >= since
+    known = union_all(
+        *(
+            select(func.count(), func.min(JobRow.create_time)).where(came, theirs)
+            for theirs in (_QUEUED, in_states(HELD), col(JobRow.end_time) >= since)
+        )
+    )
+    counts = await _rows(session, known)
+    times = [time for _, time in counts if time is not None]
+    span_s = _seconds(min(times), now) if times else None
+    if span_s is None or span_s < LOOKED_BACK.total_seconds():
+        return None
+    return sum(jobs for jobs, _ in counts) / span_s
 
 
 async def _rows(session: Session, wanted: Executable) -> Sequence[Any]:

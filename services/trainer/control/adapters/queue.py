@@ -157,6 +157,7 @@ class SqlQueue:
             past=past,
             came=came,
             virtual_time_s=await self.served_s(),
+            usual_rate=await outlooks.usual_rate(session, now),
         )
 
     @property

@@ -69,7 +69,7 @@ CHAT: list[tuple[dict[str, Any], Found]] = [
     (answered(say(train=True)), [("OUT_OF_RANGE", "/messages/0/train")]),
     (weighted(True), [("WRONG_TYPE", "/messages/1/weight")]),
     (weighted("0.5"), [("WRONG_TYPE", "/messages/1/weight")]),
-    (weighted(None), [("WRONG_TYPE", "/messages/1/weight")]),
+    (answered(say(name="n" * 257)), [("OUT_OF_RANGE", "/messages/0/name")]),
     (weighted([1]), [("WRONG_TYPE", "/messages/1/weight")]),
     (weighted(-1), [("OUT_OF_RANGE", "/messages/1/weight")]),
     (weighted(-0.5), [("OUT_OF_RANGE", "/messages/1/weight")]),
@@ -195,3 +195,16 @@ def test_a_plain_text_and_a_preference_are_no_chat():
     pair = Preference(read(answered())[:1], *[(Message(ASSISTANT, a, True),) for a in "ab"])
     with pytest.raises(CannotHold, match="a preference"):
         write(pair)
+
+
+def test_null_says_that_a_field_is_not_there():
+    nothing: dict[str, Any] = {
+        "weight": None,
+        "name": None,
+        "tool_calls": None,
+        "tool_call_id": None,
+        "refusal": None,
+    }
+    turns = [say(**nothing), say("assistant", **nothing)]
+
+    assert read({"messages": turns}) == read({"messages": [say(), say("assistant")]})

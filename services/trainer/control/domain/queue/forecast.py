@@ -29,7 +29,15 @@ _EVENTS = 3 * STARTS
 """Nor does it go on for longer than this, where some line does not move or more comes than goes."""
 LOOKED_BACK = timedelta(hours=1)
 """What came in this time comes again, in another order and not just as often."""
+A_DAY = timedelta(days=1)
+"""More or less than was usual in this time does not stay for long."""
 
+_RETURN_S = 4 * 3600.0
+"""The time after which 1/e of what is unusual is left: a day has its ebb and flow."""
+_PACE_MEAN, _PACE_SIGMA = 0.5, 0.9
+"""Of the logarithm of a line's pace behind what a draw reached, by that before, where all turns are
+those of others: found on simulated days, on which lines begin slowly, behind all that have a better
+claim, and go on faster."""
 _LOWEST, _HIGHEST = 0.1, 0.9
 _RATE_SIGMA = 0.6
 _ETA_SIGMA = 0.1
@@ -66,6 +74,8 @@ class Outlook:
     past: tuple[Past, ...]
     came: tuple[Kind, ...]
     virtual_time_s: float = 0.0
+    usual_rate: float | None = None
+    """Of jobs that came, a second, over a day. None: not known."""
 
 
 @dataclass(frozen=True)
@@ -79,16 +89,17 @@ class QueuePlace:
 
 @dataclass(frozen=True)
 class LineStarts:
-    """Seconds from now at which the jobs of a line started, first to last, in each draw; and how
-    long the draws went on."""
+    """Seconds from now at which the jobs of a line started, first to last, in each draw; how long
+    the draws went on, and how many times as fast the line goes on behind that."""
 
     draws: tuple[tuple[float, ...], ...]
     ends: tuple[float, ...]
+    paces: tuple[float, ...]
 
     def at(self, index: int) -> list[float]:
         """In ascending order; infinite where the line does not move."""
-        pairs = zip(self.draws, self.ends, strict=True)
-        return sorted(_reached(starts, end, index) for starts, end in pairs)
+        draws = zip(self.draws, self.ends, self.paces, strict=True)
+        return sorted(_reached(starts, end, pace, index) for starts, end, pace in draws)
 
     def percentile(self, index: int, share: float) -> float:
         found = self.at(index)
@@ -154,17 +165,22 @@ def forecast(outlook: Outlook, draws: int = DRAWS) -> Forecast:
     ended = [_Draw(outlook, experience, random).played() for _ in range(draws)]
     starts = {
         key: LineStarts(
-            tuple(tuple(one.starts[place]) for one in ended), tuple(one.now for one in ended)
+            tuple(tuple(one.starts[place]) for one in ended),
+            tuple(one.now for one in ended),
+            tuple(one.pace(place) for one in ended),
         )
         for place, key in enumerate(queued)
     }
     return Forecast(outlook.now, queued, starts, indices)
 
 
-def _reached(starts: Sequence[float], end: float, index: int) -> float:
+def _reached(starts: Sequence[float], end: float, pace: float, index: int) -> float:
     if index < len(starts):
         return starts[index]
-    return max(end, 1.0) * (index + 1) / len(starts) if starts else math.inf
+    if not starts:
+        return math.inf
+    more = (index + 1 - len(starts)) / len(starts)
+    return max(end, 1.0) * (1 + more / pace)
 
 
 @dataclass
@@ -233,7 +249,7 @@ class _Draw:
     def __init__(self, outlook: Outlook, experience: Experience, random: Random) -> None:
         self._outlook, self._experience, self._random = outlook, experience, random
         self.now = 0.0
-        self._started = 0
+        self._started = self._started_later = 0
         self._virtual_time_s = outlook.virtual_time_s
         self._numbers = count()
         self._events: list[tuple[float, int, _Run | Kind]] = []
@@ -246,7 +262,8 @@ class _Draw:
         for kind in outlook.came:
             self._rows.setdefault(kind.line.key, self._row(Queued(kind.line, 0, ())))
         self._sites = self._begun()
-        self._rate = self._drawn_rate()
+        self._drift = self._random.lognormvariate(-(_RATE_SIGMA**2) / 2, _RATE_SIGMA)
+        self._lately = self._drawn_rate()
 
     def played(self) -> "_Draw":
         for site in self._sites:
@@ -262,6 +279,12 @@ class _Draw:
             elif self._runs.pop(number, None) is not None:
                 self._ends(event)
         return self
+
+    def pace(self, place: int) -> float:
+        """How many times as fast the line in this place goes on behind the starts of this draw."""
+        turns = self._started + self._started_later
+        others = 1 - len(self.starts[place]) / turns if turns else 0.0
+        return self._random.lognormvariate(_PACE_MEAN * others, _PACE_SIGMA * others)
 
     def _row(self, queued: Queued) -> _Row:
         kinds = [kind for _, kind in queued.first]
@@ -354,6 +377,7 @@ class _Draw:
     def _taken(self, row: _Row) -> float:
         """The duration of the first of the row's jobs, which starts."""
         if not row.waited and not row.more:
+            self._started_later += 1
             return row.came.popleft()
         self._started += 1
         self.starts[self._places[id(row)]].append(self.now)
@@ -363,17 +387,24 @@ class _Draw:
         return self._experience.duration_s(self._random.choice(row.kinds), self._random)
 
     def _drawn_rate(self) -> float:
-        """Of jobs that come, a second."""
+        """Of jobs that came of late, a second."""
         came = len(self._outlook.came)
         if not came:
             return 0.0
-        drift = self._random.lognormvariate(-(_RATE_SIGMA**2) / 2, _RATE_SIGMA)  # 1 on average
-        return self._random.gammavariate(came, 1.0) * drift / LOOKED_BACK.total_seconds()
+        return self._random.gammavariate(came, 1.0) / LOOKED_BACK.total_seconds()
+
+    def _rate(self) -> float:
+        """Of jobs that come now: from what it was of late back to what is usual."""
+        usual = self._outlook.usual_rate
+        if usual is None:
+            return self._lately * self._drift
+        unusual = (self._lately - usual) * math.exp(-self.now / _RETURN_S)
+        return (usual + unusual) * self._drift
 
     def _expect_another(self) -> None:
-        if self._rate:
+        if self._outlook.came and (rate := self._rate()) > 0:
             kind = self._random.choice(self._outlook.came)
-            time = self.now + self._random.expovariate(self._rate)
+            time = self.now + self._random.expovariate(rate)
             heapq.heappush(self._events, (time, next(self._numbers), kind))
 
     def _comes(self, kind: Kind) -> None:
