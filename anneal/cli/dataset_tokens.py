@@ -36,20 +36,23 @@ def tokens(
     """Show rows as the tokens that training sees, and which of them are learnt.
 
     On a terminal learnt tokens are green and what is cut off is struck out; a pipe gets a line for
-    each token. With --prove the command fails if any row could not be learnt as it should.
+    each token: row, id, whose, weight, text. The command fails if no row can be shown, and with
+    --prove if any could not be learnt as it should.
     """
     with client_for(ctx) as client:
         if prove:
             _prove(client, version, base, max_tokens, output)
             return
-        rows = client.datasets.tokens(
-            version, base, first_row=row, limit=limit, max_tokens=max_tokens
+        rows = list(
+            client.datasets.tokens(version, base, first_row=row, limit=limit, max_tokens=max_tokens)
         )
         if output is Format.JSON:
             print_json([as_json(one) for one in rows])
-            return
-        for one in rows:
-            _print_row(one)
+        else:
+            for one in rows:
+                _print_row(one)
+        if not any(one.sequences for one in rows):
+            raise typer.Exit(Exit.FAILURE)
 
 
 def _print_row(row: TokenizedExample) -> None:

@@ -82,6 +82,14 @@ def test_programs_get_json(world: World, capsys: Captured) -> None:
 
 
 @ask
+def test_rows_that_the_template_refuses_have_no_tokens(world: World, capsys: Captured) -> None:
+    refused = MaskBreach(index=3, code="TEMPLATE_UNSUPPORTED", message="unknown role: tool")
+    world.tokenized = [TokenizedExample(index=3, breaches=[refused])]
+    assert run(COMMAND) == 1
+    assert capsys.readouterr().err == "row 3: TEMPLATE_UNSUPPORTED, unknown role: tool\n"
+
+
+@ask
 def test_a_proof_fails_where_a_row_breaks_the_contract(world: World, capsys: Captured) -> None:
     good = MaskProof(row_count=1000, trained_token_count=12_345, truncated_row_count=2)
     world.proofs = [MaskProof(row_count=500), good]
