@@ -144,7 +144,10 @@ def test_a_bad_file_is_refused_line_by_line_and_leaves_nothing(
     refused = anneal("dataset", "push", str(file))
     assert refused.code == Exit.USAGE
     assert "nothing was stored: " in refused.err
-    assert [line.split()[0] for line in refused.err.splitlines()[2:]][:3] == ["1", "2", "3"]
+    seen_at_once, _, heading, *faults = refused.err.splitlines()
+    assert seen_at_once.startswith("line 1 at /messages: EMPTY")
+    assert heading.split()[0] == "line"
+    assert [line.split()[0] for line in faults][:3] == ["1", "2", "3"]
     assert anneal("dataset", "show", "bad").code == Exit.NOT_FOUND
 
 
