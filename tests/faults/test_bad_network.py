@@ -11,7 +11,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from anneal.errors import Unavailable
 from anneal.trainer.v1.tuning_job_pb2 import TuningJob
+from anneal.waiting import Patience
 from services.common.testing.fault_proxy import FaultProxy
 from services.trainer.control.domain.node_leases import LeasePolicy
 from tests.faults.site import Site
@@ -145,7 +147,8 @@ async def test_a_bad_network_loses_no_event_and_no_lease_for_good(
                 figures = await tried(site, link, fault, long, lambda: step_of(desk, job))
                 tell("R6", link=link.name, network=fault.__name__, **figures)
         if long:
-            assert desk.client.jobs.get(job.name).attempt == 1, "no fault lasted for a lease"
+            now = await asyncio.to_thread(seen, desk, job)
+            assert now.attempt == 1, "no fault lasted for a lease"
             tell("R6", link=links[0].name, **await lease_lost(desk, job, links[0].proxy))
         await asyncio.to_thread(desk.client.jobs.cancel, job.name)
         history = await asyncio.to_thread(lambda: list(desk.watch(job)))
@@ -186,12 +189,12 @@ async def lease_lost(desk: World, job: TuningJob, proxy: FaultProxy) -> dict[str
     began_s = time.monotonic()
     proxy.black_hole()
     limit_s = 3 * SHIPPED_LEASE_S
-    await until(lambda: desk.client.jobs.get(job.name).state == TuningJob.STATE_QUEUED, limit_s)
+    await until(lambda: seen(desk, job).state == TuningJob.STATE_QUEUED, limit_s)
     taken_back_s = time.monotonic() - began_s
     await asyncio.sleep(DETECTION_LIMIT_S - SHIPPED_LEASE_S)
     lost_at = await asyncio.to_thread(step_of, desk, job)
     proxy.heal()
-    claimed_s = await until(lambda: desk.client.jobs.get(job.name).attempt == 2, PATIENCE_S)
+    claimed_s = await until(lambda: seen(desk, job).attempt == 2, PATIENCE_S)
     caught_up_s = claimed_s + await until(lambda: step_of(desk, job) > lost_at, PATIENCE_S)
     return {
         "network": "black hole, until the lease was over",
@@ -202,4 +205,11 @@ async def lease_lost(desk: World, job: TuningJob, proxy: FaultProxy) -> dict[str
 
 
 def step_of(desk: World, job: TuningJob) -> int:
-    return desk.client.jobs.get(job.name).progress.step
+    return seen(desk, job).progress.step
+
+
+def seen(desk: World, job: TuningJob) -> TuningJob:
+    """The job, asked for again where control had a stranded connection to its database left."""
+    return Patience(PATIENCE_S).call(
+        lambda: desk.client.jobs.get(job.name), lambda error: isinstance(error, Unavailable)
+    )
