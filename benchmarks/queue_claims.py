@@ -14,9 +14,16 @@ from datetime import timedelta
 
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy import event, text
+from sqlalchemy import text
 
-from benchmarks.queue_jobs import fill, opened, postgres_server, queued_job, sqlite_file
+from benchmarks.queue_jobs import (
+    fill,
+    opened,
+    postgres_server,
+    queued_job,
+    sqlite_file,
+    told_statements,
+)
 from benchmarks.rounds import percentile
 from services.common.store import Store
 from services.trainer.control.adapters.sql import TrainerTables
@@ -69,7 +76,7 @@ async def measure(store: Store[TrainerTables], queued: int) -> Figures:
     claims_ms: list[float] = []
     commits_ms: list[float] = []
     counts: list[int] = []
-    with _told_statements(store) as told:
+    with told_statements(store) as told:
         for number in range(WARM_UP + CLAIMS):
             if len(running) >= min(NODES, queued // 4):
                 done = running.popleft()
@@ -104,21 +111,6 @@ async def _commit_ms(store: Store[TrainerTables]) -> float:
         began = time.perf_counter()
         await connection.commit()
         return 1000 * (time.perf_counter() - began)
-
-
-@contextmanager
-def _told_statements(store: Store[TrainerTables]) -> Generator[list[str]]:
-    """All that this process says to the database."""
-    told: list[str] = []
-
-    def tell(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        told.append(statement)
-
-    event.listen(store.engine.sync_engine, "before_cursor_execute", tell)
-    try:
-        yield told
-    finally:
-        event.remove(store.engine.sync_engine, "before_cursor_execute", tell)
 
 
 async def _jobs(store: Store[TrainerTables], count: int) -> list[TuningJob]:

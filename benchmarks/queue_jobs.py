@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import event
 from sqlmodel import insert
 
 from services.common.migrations import upgrade
@@ -85,3 +86,18 @@ def postgres_server() -> Generator[Postgres]:
         postgres(Path(directory) / "data") as server,
     ):
         yield server
+
+
+@contextmanager
+def told_statements(store: Store[TrainerTables]) -> Generator[list[str]]:
+    """All that this process says to the database."""
+    told: list[str] = []
+
+    def tell(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        told.append(statement)
+
+    event.listen(store.engine.sync_engine, "before_cursor_execute", tell)
+    try:
+        yield told
+    finally:
+        event.remove(store.engine.sync_engine, "before_cursor_execute", tell)

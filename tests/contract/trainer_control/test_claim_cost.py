@@ -1,13 +1,11 @@
 """What a claim says to the database: no more than it must."""
 
-from collections.abc import AsyncGenerator, Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import event
 
-from benchmarks.queue_jobs import fill, opened, queued_job
+from benchmarks.queue_jobs import fill, opened, queued_job, told_statements
 from services.common.store import Store
 from services.trainer.control.adapters.sql import TrainerTables
 from services.trainer.control.domain.endings import Cause, Failure
@@ -28,20 +26,6 @@ async def store(database_url: str) -> AsyncGenerator[Store[TrainerTables]]:
 @pytest.fixture
 def leases(store: Store[TrainerTables]) -> NodeLeases:
     return NodeLeases(store, Signals(), LeasePolicy(events_grace_s=0, retry_delay_s=60))
-
-
-@contextmanager
-def statements_to(store: Store[TrainerTables]) -> Generator[list[str]]:
-    told: list[str] = []
-
-    def tell(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        told.append(statement)
-
-    event.listen(store.engine.sync_engine, "before_cursor_execute", tell)
-    try:
-        yield told
-    finally:
-        event.remove(store.engine.sync_engine, "before_cursor_execute", tell)
 
 
 async def queue(store: Store[TrainerTables], projects: str) -> None:
@@ -69,7 +53,7 @@ async def test_a_claim_is_one_transaction_of_few_statements(
     await queue(store, "aa")
     await claim(leases)  # the node is known from now on, and the project has a share
 
-    with statements_to(store) as told:
+    with told_statements(store) as told:
         await claim(leases, 1)
 
     assert len(told) <= LEAST_STATEMENTS
@@ -84,10 +68,10 @@ async def test_however_many_projects_wait_the_statements_are_the_same(
     for number in range(2):
         await claim(leases, number)
 
-    with statements_to(store) as few:
+    with told_statements(store) as few:
         await claim(leases, 2)
     await queue(store, "efghij")
-    with statements_to(store) as many:
+    with told_statements(store) as many:
         await claim(leases, 3)
 
     assert set(many) - {one for one in many if "INTO projects" in one} <= set(few)
@@ -98,7 +82,7 @@ async def test_a_node_that_asks_in_vain_writes_nothing(
 ) -> None:
     await leases.claim(Claim("node-a"), 0)
 
-    with statements_to(store) as told:
+    with told_statements(store) as told:
         assert await leases.claim(Claim("node-a"), 0) is None
 
     assert not [one for one in told if one.startswith(("INSERT", "UPDATE", "DELETE"))]

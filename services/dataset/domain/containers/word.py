@@ -16,6 +16,7 @@ _W = "http://schemas.openxmlformats.org/wordprocessingml/2006/main "
 _TEXT, _PARAGRAPH, _STYLE = f"{_W}t", f"{_W}p", f"{_W}pStyle"
 _MARKS = {f"{_W}tab": "\t", f"{_W}br": "\n", f"{_W}cr": "\n", f"{_W}noBreakHyphen": "-"}
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, expat.ExpatError, EOFError, NotImplementedError)
+"""The last is how zipfile says that it does not know a file's compression or encryption."""
 
 
 class _Paragraphs:
